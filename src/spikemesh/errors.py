@@ -1,0 +1,68 @@
+"""Everything spikemesh raises on purpose.
+
+A class stands here because some caller decides differently on it; the message always says what was expected,
+what was seen and what to do. Plain misuse of the Python interface raises ``ValueError``.
+
+    SpikemeshError
+    ├── InvalidData          bytes from outside failed validation: drop them and mark down who sent them
+    ├── Divergence           two nodes with the same records hold different sums: stop trusting one of them
+    ├── TicketError          the ticket, run folder or genesis does not name a run we can take part in
+    ├── DataError            the training text cannot be read
+    ├── StoreError           what this node holds on disk
+    │   ├── StoreFull        no space left: free some, nothing was lost
+    │   ├── StoreCorrupt     bytes on disk are not the bytes that were written
+    │   ├── StoreBusy        another process uses this folder
+    │   └── BlobMissing      this node does not hold that blob: ask another one
+    └── TransportError       moving bytes to a peer
+        └── PeerUnreachable  this peer, now: try another one, or later
+"""
+
+from __future__ import annotations
+
+
+class SpikemeshError(Exception):
+    """Base of every error that spikemesh raises on purpose."""
+
+
+class InvalidData(SpikemeshError):
+    """Bytes from outside that failed validation."""
+
+
+class Divergence(SpikemeshError):
+    """Two nodes report the same set of records and different sums."""
+
+
+class TicketError(SpikemeshError):
+    """A ticket, run folder or genesis that does not name a run we can take part in."""
+
+
+class DataError(SpikemeshError):
+    """Training text that cannot be read or is too small."""
+
+
+class StoreError(SpikemeshError):
+    """The node's own folder on disk."""
+
+
+class StoreFull(StoreError):
+    """No space left on the disk; nothing that was acknowledged is lost."""
+
+
+class StoreCorrupt(StoreError):
+    """Bytes on disk are not the bytes that were written."""
+
+
+class StoreBusy(StoreError):
+    """Another process is using this folder."""
+
+
+class BlobMissing(StoreError):
+    """This node does not hold the blob."""
+
+
+class TransportError(SpikemeshError):
+    """Moving bytes to or from a peer failed."""
+
+
+class PeerUnreachable(TransportError):
+    """This peer does not answer now; another may, or it may later."""
