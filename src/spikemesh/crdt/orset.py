@@ -1,0 +1,128 @@
+"""The OR-Set of contributions: records only ever arrive; which of them count follows from the records alone.
+
+Shapiro et al., "A comprehensive study of convergent and commutative replicated data types" (2011), OR-Set. An
+add is a contribution, its tag is the record's id; a remove is a retraction that names the ids it has observed.
+
+Visible = a contribution that
+  * is not equivocated: its author signed no second record for the same sequence number, and
+  * is not named by a retraction, itself not equivocated, of its own author or of one of the run's retractors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from blake3 import blake3
+
+from spikemesh.crdt.context import CausalContext
+from spikemesh.crdt.records import Contribution, PastEntry, Record, Retraction
+
+Log = Mapping[int, tuple[Record, ...]]
+"""One author's records by sequence number; more than one under a number is an equivocation, sorted by id."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecordSet:
+    """A grow-only set of records and what follows from it. `retractors` may retract anybody's contributions."""
+
+    retractors: frozenset[bytes] = frozenset()
+    logs: Mapping[bytes, Log] = field(default_factory=dict)
+
+    def insert(self, records: Iterable[Record]) -> RecordSet:
+        """A new set that also holds `records`; those it held already change nothing."""
+        logs: dict[bytes, Log] = dict(self.logs)
+        changed: dict[bytes, dict[int, tuple[Record, ...]]] = {}
+        for record in records:
+            log = changed.get(record.author, logs.get(record.author, {}))
+            held = log.get(record.seq, ())
+            if any(other.id == record.id for other in held):
+                continue
+            mine = changed.setdefault(record.author, dict(log))
+            mine[record.seq] = tuple(sorted((*held, record), key=lambda r: r.id))
+        if not changed:
+            return self
+        logs.update(changed)
+        result = RecordSet(self.retractors, logs)
+        result.log_digests.update({a: d for a, d in self.log_digests.items() if a not in changed})
+        return result
+
+    def join(self, other: RecordSet) -> RecordSet:
+        """The union. Returns a new value; neither operand changes."""
+        if self.retractors != other.retractors:
+            raise ValueError("both record sets must belong to one run: their retractors differ")
+        return self.insert(other)
+
+    def __iter__(self) -> Iterator[Record]:
+        for author in sorted(self.logs):
+            for seq in sorted(self.logs[author]):
+                yield from self.logs[author][seq]
+
+    def __len__(self) -> int:
+        return sum(len(held) for log in self.logs.values() for held in log.values())
+
+    def __contains__(self, record: Record) -> bool:
+        return any(held.id == record.id for held in self.logs.get(record.author, {}).get(record.seq, ()))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RecordSet):
+            return NotImplemented
+        return self.retractors == other.retractors and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __le__(self, other: RecordSet) -> bool:
+        return all(record in other for record in self)
+
+    @cached_property
+    def context(self) -> CausalContext:
+        return CausalContext.from_entries(PastEntry(author, 0, tuple(log)) for author, log in self.logs.items())
+
+    @cached_property
+    def equivocations(self) -> tuple[tuple[Record, ...], ...]:
+        """Groups of records that one author signed for one sequence number. Each group proves itself."""
+        return tuple(held for log in self.logs.values() for held in log.values() if len(held) > 1)
+
+    @cached_property
+    def visible(self) -> Mapping[bytes, Contribution]:
+        """The contributions that count, by id."""
+        contributions: dict[bytes, Contribution] = {}
+        retractions: list[Retraction] = []
+        for log in self.logs.values():
+            for held in log.values():
+                if len(held) > 1:
+                    continue
+                body = held[0].body
+                if isinstance(body, Contribution):
+                    contributions[held[0].id] = body
+                else:
+                    retractions.append(body)
+        for retraction in retractions:
+            for target in retraction.targets:
+                body_or_none = contributions.get(target)
+                if body_or_none is not None and self._may_retract(retraction.author, body_or_none):
+                    del contributions[target]
+        return contributions
+
+    def _may_retract(self, author: bytes, contribution: Contribution) -> bool:
+        return author == contribution.author or author in self.retractors
+
+    @cached_property
+    def log_digests(self) -> dict[bytes, bytes]:
+        """Per author, the hash of its records' ids in sequence order. Filled as it is asked for."""
+        return {}
+
+    def log_digest(self, author: bytes) -> bytes:
+        digest = self.log_digests.get(author)
+        if digest is None:
+            log = self.logs[author]
+            ids = b"".join(record.id for seq in sorted(log) for record in log[seq])
+            digest = self.log_digests[author] = blake3(ids).digest()
+        return digest
+
+    @cached_property
+    def digest(self) -> bytes:
+        """32 bytes that are equal for equal sets of records."""
+        return blake3(b"".join(author + self.log_digest(author) for author in sorted(self.logs))).digest()

@@ -1,0 +1,60 @@
+"""A replica: the records a node knows and the integer sum that follows from them. `join` is its whole merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from spikemesh.crdt.integer_sum import MAX_CONTRIBUTIONS, Delta, IntegerSum
+from spikemesh.crdt.orset import RecordSet
+from spikemesh.crdt.records import Contribution, Record
+
+Deltas = Callable[[Contribution], Delta]
+"""Where the delta of a contribution is read from; it must be the one whose bytes hash to `delta_hash`."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """`sum` is always exactly the weighted sum of the visible contributions of `records`."""
+
+    records: RecordSet
+    sum: IntegerSum
+
+    @classmethod
+    def empty(cls, num_coordinates: int, retractors: frozenset[bytes] = frozenset()) -> Replica:
+        return cls(RecordSet(retractors), IntegerSum.zero(num_coordinates))
+
+    def insert(self, records: Iterable[Record], deltas: Deltas) -> Replica:
+        """A new replica that also knows `records`."""
+        return self._advance(self.records.insert(records), deltas)
+
+    def join(self, other: Replica, deltas: Deltas) -> Replica:
+        """Least upper bound of both. Returns a new value; neither operand changes.
+
+        It starts from the sum that is nearer to the result, so adopting a peer's snapshot folds only what the
+        snapshot lacks, however many contributions it stands for. The sum is exact: both starts give the same bits.
+        """
+        records = self.records.join(other.records)
+        nearer = min((self, other), key=lambda side: _distance(side.records.visible, records.visible))
+        return nearer._advance(records, deltas)
+
+    def _advance(self, records: RecordSet, deltas: Deltas) -> Replica:
+        if records is self.records:
+            return self
+        if len(records.visible) > MAX_CONTRIBUTIONS:
+            raise ValueError(f"the sum is proven for {MAX_CONTRIBUTIONS} contributions and would hold more")
+        return Replica(records, self.sum.fold(_terms(self.records.visible, records.visible, deltas)))
+
+
+def _terms(
+    before: Mapping[bytes, Contribution], after: Mapping[bytes, Contribution], deltas: Deltas
+) -> Iterator[tuple[Delta, int]]:
+    """What leads from the sum over `before` to the sum over `after`: arrivals added, removals taken back."""
+    for tag in after.keys() - before.keys():
+        yield deltas(after[tag]), after[tag].weight
+    for tag in before.keys() - after.keys():
+        yield deltas(before[tag]), -before[tag].weight
+
+
+def _distance(before: Mapping[bytes, Contribution], after: Mapping[bytes, Contribution]) -> int:
+    return len(before.keys() ^ after.keys())
