@@ -20,7 +20,11 @@ from spikemesh.crdt.context import CausalContext
 from spikemesh.crdt.records import Contribution, PastEntry, Record, Retraction
 
 Log = Mapping[int, tuple[Record, ...]]
-"""One author's records by sequence number; more than one under a number is an equivocation, sorted by id."""
+"""One author's records by sequence number. Two under one number, sorted by id, prove an equivocation."""
+
+PROOF = 2
+"""Of the records signed for one number the two with the smallest ids are kept: enough to prove it, a bound on what an
+equivocator can make us hold, and, being the smallest two of a union, the same two for everybody."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +41,9 @@ class RecordSet:
         for record in records:
             log = changed.get(record.author, logs.get(record.author, {}))
             held = log.get(record.seq, ())
-            if any(other.id == record.id for other in held):
-                continue
-            mine = changed.setdefault(record.author, dict(log))
-            mine[record.seq] = tuple(sorted((*held, record), key=lambda r: r.id))
+            kept = _kept(held, record)
+            if kept is not held:
+                changed.setdefault(record.author, dict(log))[record.seq] = kept
         if not changed:
             return self
         logs.update(changed)
@@ -74,11 +77,13 @@ class RecordSet:
         return hash(self.digest)
 
     def __le__(self, other: RecordSet) -> bool:
-        return all(record in other for record in self)
+        return self.join(other) == other
 
     @cached_property
     def context(self) -> CausalContext:
-        return CausalContext.from_entries(PastEntry(author, 0, tuple(log)) for author, log in self.logs.items())
+        return CausalContext.from_entries(
+            PastEntry(author, 0, tuple(log)) for author, log in self.logs.items()
+        )
 
     @cached_property
     def equivocations(self) -> tuple[tuple[Record, ...], ...]:
@@ -126,3 +131,11 @@ class RecordSet:
     def digest(self) -> bytes:
         """32 bytes that are equal for equal sets of records."""
         return blake3(b"".join(author + self.log_digest(author) for author in sorted(self.logs))).digest()
+
+
+def _kept(held: tuple[Record, ...], record: Record) -> tuple[Record, ...]:
+    """`held` itself if the record adds nothing, else what is now kept under its number."""
+    if any(other.id == record.id for other in held):
+        return held
+    kept = tuple(sorted((*held, record), key=lambda r: r.id))[:PROOF]
+    return held if record not in kept else kept
