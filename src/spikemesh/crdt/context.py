@@ -54,9 +54,7 @@ class CausalContext:
         seen = dict(self._seen)
         for author, (prefix, extras) in other._seen.items():
             mine = seen.get(author)
-            seen[author] = (
-                (prefix, extras) if mine is None else _compact(max(prefix, mine[0]), extras | mine[1])
-            )
+            seen[author] = (prefix, extras) if mine is None else _compact(max(prefix, mine[0]), extras | mine[1])
         return CausalContext(seen)
 
     def __le__(self, other: CausalContext) -> bool:

@@ -38,9 +38,7 @@ class Delta:
 
     def __post_init__(self) -> None:
         if self.indices.shape != self.quanta.shape or self.indices.ndim != 1:
-            raise ValueError(
-                f"indices and quanta must be equally long: {self.indices.shape}, {self.quanta.shape}"
-            )
+            raise ValueError(f"indices and quanta must be equally long: {self.indices.shape}, {self.quanta.shape}")
         if self.indices.dtype != np.int64 or self.quanta.dtype != np.int32:
             raise ValueError(f"expected int64 and int32, got {self.indices.dtype} and {self.quanta.dtype}")
         if not len(self.indices):

@@ -81,9 +81,7 @@ class RecordSet:
 
     @cached_property
     def context(self) -> CausalContext:
-        return CausalContext.from_entries(
-            PastEntry(author, 0, tuple(log)) for author, log in self.logs.items()
-        )
+        return CausalContext.from_entries(PastEntry(author, 0, tuple(log)) for author, log in self.logs.items())
 
     @cached_property
     def equivocations(self) -> tuple[tuple[Record, ...], ...]:

@@ -99,9 +99,7 @@ def _lacking(records: RecordSet, state: SyncState) -> Iterator[Record]:
     for author, log in records.logs.items():
         summary = state.their_table.get(author)
         contested = (
-            summary is not None
-            and summary.coverage == mine[author]
-            and summary.digest != records.log_digest(author)
+            summary is not None and summary.coverage == mine[author] and summary.digest != records.log_digest(author)
         )
         for seq, held in log.items():
             for record in held:
