@@ -24,6 +24,14 @@ class Replica:
     def empty(cls, num_coordinates: int, retractors: frozenset[bytes] = frozenset()) -> Replica:
         return cls(RecordSet(retractors), IntegerSum.zero(num_coordinates))
 
+    @classmethod
+    def restore(cls, records: RecordSet, saved: IntegerSum, counted: frozenset[bytes], deltas: Deltas) -> Replica:
+        """The replica of `records`, from an earlier sum that stands for the contributions with the ids `counted`."""
+        before = {r.id: r.body for r in records if r.id in counted and isinstance(r.body, Contribution)}
+        if len(before) != len(counted):
+            raise ValueError(f"the sum counts {len(counted) - len(before)} contributions that are not in the records")
+        return cls(records, saved.fold(_terms(before, records.visible, deltas)))
+
     def insert(self, records: Iterable[Record], deltas: Deltas) -> Replica:
         """A new replica that also knows `records`."""
         return self._advance(self.records.insert(records), deltas)
