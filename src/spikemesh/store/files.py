@@ -1,0 +1,110 @@
+"""Whole files: durable and complete, or as they were before."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from spikemesh.errors import StoreBusy
+from spikemesh.store.rim import os_errors
+
+UNFINISHED = ".unfinished"
+"""How the name of a file ends until it is complete. After a crash, `remove_unfinished` finds it by this."""
+
+
+def write_file_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Put `data` at `path`, durable on return: a reader, or a restart after a crash, sees the old bytes or the new.
+
+    `StoreFull` or `StoreError` leave the old file in place.
+    """
+    with os_errors("writing", path):
+        unfinished = write_unfinished(path, data, mode)
+        try:
+            unfinished.replace(path)
+        except OSError:
+            discard(unfinished)
+            raise
+        sync_folder(path.parent)
+
+
+def write_unfinished(path: Path, data: bytes, mode: int = 0o644) -> Path:
+    """Write and sync `data` beside `path`; returns where. The caller renames it, which makes it a file."""
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        try:
+            _write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError:
+        discard(unfinished)
+        raise
+    return unfinished
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def discard(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable: what was created, renamed or removed there."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its missing parents, each durable before anything is put inside."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+    sync_folder(folder.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a crash left behind. Only for the one process that holds the folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(UNFINISHED) and entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold `<folder>/lock` against every other opener, in this process or another; `StoreBusy` if one holds it.
+
+    The kernel lets go of it when the process ends, however it ends: there are no stale locks.
+    """
+    path = folder / "lock"
+    with os_errors("locking", path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with os_errors("locking", path):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                raise StoreBusy(
+                    f"Another spikemesh process is using {folder}. Wait for it or stop it, or choose another folder."
+                ) from error
+        yield
+    finally:
+        os.close(fd)
