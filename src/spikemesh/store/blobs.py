@@ -137,13 +137,16 @@ class BlobStore:
 
     def _publish(self, unfinished: Path, path: Path, num_bytes: int) -> None:
         """Give the synced file its name. A name that cannot be made durable is taken back: `has` must not see it."""
-        replaced_bytes = path.stat().st_size if path.exists() else 0
+        replaced_bytes = self._length(path)
+        if replaced_bytes == num_bytes:  # another thread was faster; its name is durable and stays
+            discard(unfinished)
+            return
         try:
             unfinished.replace(path)
         except OSError:
             discard(unfinished)
             raise
-        self._total_bytes += num_bytes - replaced_bytes
+        self._total_bytes += num_bytes - (replaced_bytes or 0)
         try:
             sync_folder(path.parent)
         except OSError:
