@@ -65,9 +65,9 @@ class Ledger:
     def num_coordinates(self) -> int:
         return self.genesis.num_coordinates
 
-    def theta(self) -> npt.NDArray[np.float32]:
-        """The merged weights, float32 [A]."""
-        return self.replica.sum.resolve(self.theta0, self.genesis.grid_exponent)
+    def resolve(self, replica: Replica) -> npt.NDArray[np.float32]:
+        """The weights that a replica of this run stands for, float32 [A]."""
+        return replica.sum.resolve(self.theta0, self.genesis.grid_exponent)
 
     def delta(self, contribution: Contribution) -> Delta:
         """The delta of a contribution, from its blob. `BlobMissing` if this node does not hold it."""
@@ -79,9 +79,7 @@ class Ledger:
         before, after = self.replica.records.visible, self.replica.records.insert(records).visible
         changed = {**before, **after}
         return [
-            changed[tag]
-            for tag in before.keys() ^ after.keys()
-            if not self.store.blobs.has(changed[tag].delta_hash)
+            changed[tag] for tag in before.keys() ^ after.keys() if not self.store.blobs.has(changed[tag].delta_hash)
         ]
 
     def check_blob(self, contribution: Contribution, blob: bytes) -> None:

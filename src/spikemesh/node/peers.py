@@ -32,7 +32,7 @@ class PeerTable:
 
     def learn(self, address: PeerAddress) -> None:
         """Remember a peer, or its new address. A full table keeps the peers that answer."""
-        if address.id == self._own_id or not address.addresses:
+        if address.id == self._own_id:
             return
         known = self._peers.get(address.id)
         if known is not None:

@@ -1,0 +1,31 @@
+"""A volunteer's node: gossip, anti-entropy, admission, identity, statistics. It runs without torch."""
+
+from spikemesh.node.calls import ask, fetch_blob, fetch_genesis
+from spikemesh.node.clock import Clock, SystemClock
+from spikemesh.node.gossip import GossipConfig
+from spikemesh.node.identity import Identity
+from spikemesh.node.ledger import Ledger
+from spikemesh.node.node import Door, Node
+from spikemesh.node.statistics import NodeStatistics, VolunteerStatistics
+from spikemesh.node.volunteer import Plan, StepReport, Trainee, Update, Volunteer, run_round
+
+__all__ = [
+    "Clock",
+    "Door",
+    "GossipConfig",
+    "Identity",
+    "Ledger",
+    "Node",
+    "NodeStatistics",
+    "Plan",
+    "StepReport",
+    "SystemClock",
+    "Trainee",
+    "Update",
+    "Volunteer",
+    "VolunteerStatistics",
+    "ask",
+    "fetch_blob",
+    "fetch_genesis",
+    "run_round",
+]

@@ -1,0 +1,112 @@
+"""A newcomer's start: a peer's replica as it stands, instead of replaying its history.
+
+A snapshot is a pair that belongs together: the signed records, and the chunks of the sum they add up to. Each piece is
+fetched by its hash. The records are verified one by one; the sum is believed when another peer vouches that the same
+records gave it the same digest, and compared with everybody's from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from spikemesh.codec import GetSnapshot, Snapshot, Vouch, Vouched, decode_record, pack_wires, unpack_wires
+from spikemesh.crdt import CHUNK_COORDINATES, IntegerSum, RecordSet, Replica
+from spikemesh.errors import Divergence, InvalidData, PeerUnreachable
+from spikemesh.node.calls import ask, fetch_blob
+from spikemesh.node.ledger import Ledger
+from spikemesh.transport import PeerAddress, Transport
+
+log = logging.getLogger("spikemesh.node")
+
+MAX_HELD = 2
+MAX_RECORDS_BYTES = 1 << 30
+MAX_VOUCHERS = 8
+
+
+@dataclass(frozen=True)
+class _Offer:
+    message: Snapshot
+    parts: dict[bytes, bytes]
+
+
+class SnapshotDesk:
+    """Serves snapshots of the ledger. The parts of the last few stay in memory while newcomers fetch them."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._offers: OrderedDict[bytes, _Offer] = OrderedDict()
+
+    def offer(self) -> Snapshot:
+        replica = self._ledger.replica
+        key = replica.records.digest
+        if key not in self._offers:
+            self._offers[key] = _make_offer(replica)
+            while len(self._offers) > MAX_HELD:
+                self._offers.popitem(last=False)
+        return self._offers[key].message
+
+    def part(self, digest: bytes) -> bytes | None:
+        """A piece of an offered snapshot by its hash."""
+        return next((o.parts[digest] for o in self._offers.values() if digest in o.parts), None)
+
+
+def _make_offer(replica: Replica) -> _Offer:
+    wires = pack_wires(record.wire for record in replica.records)
+    chunks = {chunk.digest: chunk.to_bytes() for chunk in replica.sum.chunks}
+    message = Snapshot(
+        set_digest=replica.records.digest,
+        sum_digest=replica.sum.digest,
+        records_hash=blake3(wires).digest(),
+        records_bytes=len(wires),
+        chunk_hashes=tuple(chunk.digest for chunk in replica.sum.chunks),
+    )
+    return _Offer(message, {**chunks, message.records_hash: wires})
+
+
+async def fetch_snapshot(transport: Transport, peer: PeerAddress, ledger: Ledger) -> Replica:
+    """A peer's replica, complete and consistent in itself; whether its sum is right is for `vouchers` to say."""
+    offer = await ask(transport, peer, GetSnapshot(run_id=ledger.run_id), Snapshot)
+    sizes = [min(CHUNK_COORDINATES, ledger.num_coordinates - s) for s in _starts(ledger.num_coordinates)]
+    if len(offer.chunk_hashes) != len(sizes) or offer.records_bytes > MAX_RECORDS_BYTES:
+        raise InvalidData(
+            f"peer {peer} offers a snapshot of {len(offer.chunk_hashes)} chunks and {offer.records_bytes} bytes of "
+            f"records; this run has {len(sizes)} chunks, and {MAX_RECORDS_BYTES} bytes are the most we take"
+        )
+    packed = await fetch_blob(transport, [peer], offer.records_hash, offer.records_bytes)
+    chunks = [
+        await fetch_blob(transport, [peer], digest, size * 8)
+        for digest, size in zip(offer.chunk_hashes, sizes, strict=True)
+    ]
+    records = RecordSet(ledger.replica.records.retractors).insert(
+        decode_record(wire, run_id=ledger.run_id) for wire in unpack_wires(packed)
+    )
+    replica = Replica(records, IntegerSum.from_bytes(ledger.num_coordinates, chunks))
+    if (replica.records.digest, replica.sum.digest) != (offer.set_digest, offer.sum_digest):
+        raise InvalidData(f"the snapshot that peer {peer} sent does not have the digests it was announced with")
+    return replica
+
+
+async def vouchers(transport: Transport, peers: tuple[PeerAddress, ...], snapshot: Replica) -> int:
+    """How many of `peers` had the same sum for the same records. `Divergence` if one had another sum."""
+    count = 0
+    for peer in peers[:MAX_VOUCHERS]:
+        try:
+            reply = await ask(transport, peer, Vouch(set_digest=snapshot.records.digest), Vouched)
+        except (PeerUnreachable, InvalidData) as error:
+            log.info("peer %s does not vouch: %s", peer, error)
+            continue
+        if reply.sum_digest not in (None, snapshot.sum.digest):
+            raise Divergence(
+                f"peer {peer} holds another sum for the same {len(snapshot.records)} records. One of the two is "
+                "wrong, so neither is taken; join through another peer."
+            )
+        count += reply.sum_digest is not None
+    return count
+
+
+def _starts(num_coordinates: int) -> range:
+    return range(0, num_coordinates, CHUNK_COORDINATES)
