@@ -18,6 +18,7 @@ from typing import Protocol
 from spikemesh.errors import PeerUnreachable
 
 ID_BYTES = 32
+MAX_MESSAGE_BYTES = 2**32 - 1
 
 Handler = Callable[[bytes, bytes], Awaitable[bytes]]
 """``await handler(peer_id, request)`` is the reply. What it raises is logged here and is not told to the peer."""
@@ -62,6 +63,8 @@ class Limits:
         for name in self.__dataclass_fields__:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.max_request_bytes > MAX_MESSAGE_BYTES:
+            raise ValueError(f"max_request_bytes is at most {MAX_MESSAGE_BYTES}, got {self.max_request_bytes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +128,6 @@ class Kind(IntEnum):
 HEADER = struct.Struct(">BI")
 """A frame is its kind, the length of its body and the body. The length is there to be judged before it is believed,
 and because a QUIC stream that is dropped half way ends as if it were complete."""
-
-MAX_MESSAGE_BYTES = 2**32 - 1
 
 
 def check_request(message: bytes, timeout_s: float, max_reply_bytes: int) -> None:

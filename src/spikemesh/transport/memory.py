@@ -21,6 +21,7 @@ from spikemesh.transport.base import (
     check_reply,
     check_request,
 )
+from spikemesh.transport.inflight import InFlight
 
 Link = Callable[[bytes, bytes, random.Random], float | None]
 """``link(sender_id, receiver_id, rng)``: seconds until this message arrives, or None when it is lost."""
@@ -57,8 +58,8 @@ class MemoryTransport:
         self._limits = limits or Limits()
         self._desk: Desk | None = None
         self._closed = False
-        self._running: set[asyncio.Task[bytes]] = set()
-        self._serving: set[asyncio.Task[tuple[Kind, bytes]]] = set()
+        self._requests = InFlight()
+        self._answers = InFlight()
         self._sent_bytes = 0
         self._received_bytes = 0
 
@@ -78,19 +79,12 @@ class MemoryTransport:
         check_request(message, timeout_s, max_reply_bytes)
         if self._desk is None or self._closed:
             raise PeerUnreachable(f"peer {peer} was not asked: this node's transport is not open")
-        task = asyncio.ensure_future(self._exchange(peer, message, max_reply_bytes))
-        self._running.add(task)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.wait({task})
-        except TimeoutError:
-            raise PeerUnreachable(f"peer {peer} did not answer within {timeout_s:g} s") from None
-        finally:
-            self._running.discard(task)
-            task.cancel()
-        if task.cancelled():
-            raise PeerUnreachable(f"peer {peer} had not answered when this node's transport was closed")
-        return task.result()
+        return await self._requests.run(
+            self._exchange(peer, message, max_reply_bytes),
+            timeout_s=timeout_s,
+            late=f"peer {peer} did not answer within {timeout_s:g} s",
+            closed=f"peer {peer} had not answered when this node's transport was closed",
+        )
 
     async def _exchange(self, peer: PeerAddress, message: bytes, max_reply_bytes: int) -> bytes:
         mine = self._address.id
@@ -99,29 +93,20 @@ class MemoryTransport:
             raise PeerUnreachable(f"peer {peer} is not another node of this network")
         self._sent_bytes += HEADER.size + len(message)
         await self._network.carry(mine, peer.id)
-        kind, reply = await node._receive(mine, message)
+        kind, reply = await node._answers.run(
+            node._serve(mine, message), timeout_s=None, late="", closed=f"peer {peer} closed before it answered"
+        )
         await self._network.carry(peer.id, mine)
-        check_reply(peer, kind, int.from_bytes(reply) if kind is Kind.TOO_LARGE else len(reply), max_reply_bytes)
+        announced = node._limits.max_request_bytes if kind is Kind.TOO_LARGE else len(reply)
+        check_reply(peer, kind, announced, max_reply_bytes)
         self._received_bytes += HEADER.size + len(reply)
         return reply
-
-    async def _receive(self, sender: bytes, message: bytes) -> tuple[Kind, bytes]:
-        task = asyncio.ensure_future(self._serve(sender, message))
-        self._serving.add(task)
-        try:
-            await asyncio.wait({task})
-        finally:
-            self._serving.discard(task)
-            task.cancel()
-        if task.cancelled():
-            raise PeerUnreachable(f"peer {self._address} closed before it answered")
-        return task.result()
 
     async def _serve(self, sender: bytes, message: bytes) -> tuple[Kind, bytes]:
         if self._desk is None or self._closed:
             raise PeerUnreachable(f"peer {self._address} is closed")
         if len(message) > self._limits.max_request_bytes:
-            return Kind.TOO_LARGE, self._limits.max_request_bytes.to_bytes(4)
+            return Kind.TOO_LARGE, b""
         async with self._desk.place(sender):
             self._received_bytes += HEADER.size + len(message)
             kind, reply = await self._desk.answer(sender, message)
@@ -139,7 +124,5 @@ class MemoryTransport:
         self._closed = True
         if self._network.nodes.get(self._address.id) is self:
             del self._network.nodes[self._address.id]
-        tasks = [*self._running, *self._serving]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._requests.close()
+        await self._answers.close()
