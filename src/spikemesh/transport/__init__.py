@@ -8,16 +8,22 @@ from spikemesh.transport.base import (
     Transport,
     TransportStatistics,
 )
+from spikemesh.transport.limit import Limited
 from spikemesh.transport.memory import Link, MemoryNetwork, MemoryTransport
+from spikemesh.transport.meter import Metered
+from spikemesh.transport.retry import Retry
 
 __all__ = [
     "Handler",
+    "Limited",
     "Limits",
     "Link",
     "MemoryNetwork",
     "MemoryTransport",
+    "Metered",
     "PeerAddress",
     "PeerStatistics",
+    "Retry",
     "Transport",
     "TransportStatistics",
 ]
