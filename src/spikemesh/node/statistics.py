@@ -29,6 +29,7 @@ class NodeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     num_coordinates: int
     num_records: int
     num_contributions: int
+    num_own: int
     num_authors: int
     num_peers: int
     num_diverged: int

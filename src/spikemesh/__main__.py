@@ -1,0 +1,3 @@
+from spikemesh.cli import main
+
+main()

@@ -1,0 +1,32 @@
+"""`spikemesh generate`: sample text from the merged model of a run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from spikemesh.cli.folder import RunFolder
+from spikemesh.cli.model import load_model
+
+
+def generate(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that you take part in.")],
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "def ",
+    length: Annotated[int, typer.Option(min=1, help="Bytes to write.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest byte.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Write text with the merged model, one byte at a time; the state does not grow with the text."""
+    run = RunFolder.existing(folder)
+    model = load_model(run.model_path, run.genesis())
+    from spikemesh.snn import sample
+
+    text = sample(model, prompt.encode(), num_tokens=length, temperature=temperature, seed=seed)
+    if as_json:
+        print(msgspec.json.encode({"prompt": prompt, "text": text.decode(errors="replace")}).decode())
+    else:
+        print(prompt + text.decode(errors="replace"))

@@ -1,0 +1,63 @@
+"""`spikemesh init`: describe a new run, make its start, and found a node's folder for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import print as show
+
+from spikemesh.cli.folder import RunFolder
+from spikemesh.errors import TicketError
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new folder; your node of the run will live there.")],
+    data: Annotated[Path | None, typer.Option(help="Text to calibrate on: .txt, .jsonl or a folder. Default: Python's own standard library.")] = None,
+    name: Annotated[str, typer.Option(help="What people call the run.")] = "spikemesh",
+    preset: Annotated[str, typer.Option(help="Model and training recipe.")] = "demo",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same start.")] = 0,
+) -> None:
+    """Create a run: its model, its rules and its start. `spikemesh join FOLDER` then starts its first node."""
+    run = RunFolder(folder)
+    if run.has_genesis:
+        raise TicketError(f"{folder} already holds a run. Start its node with `spikemesh join {folder}`, or choose another folder.")
+    create_run(run, data=data, name=name, preset=preset, seed=seed)
+    show(f"run [bold]{run.run_id().hex()}[/bold] in {folder}")
+    show(f"start its first node with: spikemesh join {folder}")
+
+
+def create_run(run: RunFolder, *, data: Path | None, name: str, preset: str, seed: int) -> None:
+    """Write a complete node folder for a new run. The genesis comes last: with it, the run exists."""
+    from blake3 import blake3
+
+    from spikemesh.codec import write_tensors
+    from spikemesh.crdt import Genesis, TensorSpec
+    from spikemesh.node import Identity
+    from spikemesh.snn import Layout, initialise, to_tensors
+    from spikemesh.store import Store
+    from spikemesh.train import PRESETS, Corpus
+
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; there are: {', '.join(PRESETS)}")
+    config, recipe = PRESETS[preset]
+    sample = calibration_sample(Corpus.load(data), recipe, seed)
+    model = initialise(config, sample, seed=seed)
+    start = write_tensors(to_tensors(model))
+    with Store.open(run.path) as store:
+        identity = Identity.load_or_create(run.path)
+        store.blobs.put(start)
+        run.set_genesis(
+            Genesis(
+                name=name,
+                founder=identity.id,
+                model=config.to_dict(),
+                recipe=recipe.to_dict(),
+                tensors=tuple(
+                    TensorSpec(t.name, t.shape, t.num_coordinates, t.masked) for t in Layout.of(model).tensors
+                ),
+                init_hash=blake3(start).digest(),
+                init_bytes=len(start),
+            )
+        )

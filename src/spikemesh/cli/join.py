@@ -1,0 +1,155 @@
+"""`spikemesh join`: take part in a run as a volunteer, or go on where you left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.logging import RichHandler
+
+from spikemesh.cli.folder import RunFolder
+from spikemesh.cli.model import build_model, save_model
+from spikemesh.codec import decode_ticket
+from spikemesh.errors import TicketError
+from spikemesh.transport import PeerAddress
+
+if TYPE_CHECKING:
+    from spikemesh.cli.session import Session
+    from spikemesh.node import Volunteer
+
+Contact = tuple[bytes, PeerAddress]
+"""(run id, where to find one of its nodes)."""
+
+MODEL_PERIOD_S = 60.0
+
+
+def join(
+    run: Annotated[str, typer.Argument(help="A ticket, or the folder of a run you made or joined before.")],
+    folder: Annotated[Path | None, typer.Option(help="Where your node lives. Default: runs/ and the run's id.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Your training text: .txt, .jsonl or a folder. Default: Python's own standard library.")] = None,
+    shard: Annotated[str, typer.Option(help="Which part of the text: 2/4 is the second quarter.")] = "1/1",
+    seed: Annotated[int, typer.Option(help="Order of the training text.")] = 0,
+    bind: Annotated[str, typer.Option(help="Address to listen on; port 0 takes any.")] = "0.0.0.0:0",
+    threads: Annotated[int, typer.Option(help="Processor threads for training; 0 leaves it to torch.")] = 0,
+    train: Annotated[bool, typer.Option(help="Train; --no-train only keeps and passes on.")] = True,
+    verbose: Annotated[bool, typer.Option(help="Say more.")] = False,
+) -> None:
+    """Train together with others. Ctrl-C leaves; the same command goes on where you left."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)]
+    )
+    part = parse_shard(shard)
+    contact = None
+    if Path(run).is_dir():
+        place = RunFolder.existing(Path(run))
+    else:
+        contact = decode_ticket(run)
+        place = RunFolder(folder or Path("runs") / contact[0].hex()[:12])
+        if place.has_genesis and place.run_id() != contact[0]:
+            raise TicketError(f"{place.path} belongs to another run than this ticket. Choose another --folder.")
+    asyncio.run(_join(place, contact, data=data, shard=part, seed=seed, bind=bind, threads=threads, train=train))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """"2/4" -> (1, 4): index from 0, and how many there are."""
+    first, _, last = text.partition("/")
+    if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
+        return int(first) - 1, int(last)
+    raise typer.BadParameter(f"a shard is written as 2/4 for the second quarter, got {text!r}", param_hint="--shard")
+
+
+async def _join(
+    place: RunFolder,
+    contact: Contact | None,
+    *,
+    data: Path | None,
+    shard: tuple[int, int],
+    seed: int,
+    bind: str,
+    threads: int,
+    train: bool,
+) -> None:
+    from spikemesh.cli.session import open_session
+
+    async with open_session(place, contact=contact, bind=bind) as session:
+        print(f"run    {session.node.ledger.run_id.hex()}")
+        print(f"node   {session.node.id.hex()}")
+        print(f"ticket {session.ticket}", flush=True)
+        learner = (lambda: _volunteer(session, data, shard, seed, threads)) if train else None
+        await _until_signal(_take_part(session, contact, learner))
+        replica = session.node.ledger.replica
+        print(f"left with {len(replica.records.visible)} contributions, digest {replica.sum.digest.hex()}")
+
+
+async def _take_part(session: Session, contact: Contact | None, learner: Callable[[], Volunteer] | None) -> None:
+    """Run the node until cancelled. Whatever the disk raises ends it; peers cannot."""
+    from spikemesh.cli.session import enter_run
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(session.node.run())
+        if not await enter_run(session, contact):
+            print("nobody else answers yet; going on alone and listening", flush=True)
+        volunteer = await asyncio.to_thread(learner) if learner is not None else None
+        group.create_task(session.tell_forever(volunteer))
+        if volunteer is not None:
+            group.create_task(_export_forever(session))
+            await volunteer.run()
+            print("the run's rounds are done; still serving others, Ctrl-C to leave", flush=True)
+            await asyncio.to_thread(export_model, session)
+        await asyncio.Event().wait()
+
+
+def _volunteer(session: Session, data: Path | None, shard: tuple[int, int], seed: int, threads: int) -> Volunteer:
+    """The training side: imports torch, reads the text, builds the model from the run's start."""
+    import torch
+
+    from spikemesh.node import Plan, SystemClock, Volunteer
+    from spikemesh.train import Corpus, Recipe, Trainee
+
+    if threads:
+        torch.set_num_threads(threads)
+    ledger = session.node.ledger
+    recipe = Recipe.from_dict(ledger.genesis.recipe)
+    trainee = Trainee(
+        model=build_model(ledger.genesis, session.start),
+        text=Corpus.load(data).shard(*shard),
+        recipe=recipe,
+        grid_exponent=ledger.genesis.grid_exponent,
+        seed=seed,
+    )
+    return Volunteer(
+        node=session.node,
+        identity=session.identity,
+        trainee=trainee,
+        plan=Plan(num_rounds=recipe.num_rounds, steps_per_round=recipe.steps_per_round),
+        folder=session.folder.path,
+        clock=SystemClock(),
+    )
+
+
+async def _export_forever(session: Session) -> None:
+    while True:
+        await asyncio.to_thread(export_model, session)
+        await asyncio.sleep(MODEL_PERIOD_S)
+
+
+def export_model(session: Session) -> None:
+    ledger = session.node.ledger
+    replica = ledger.replica
+    save_model(session.folder.model_path, ledger.genesis, session.start, ledger.resolve(replica), replica.sum.digest)
+
+
+async def _until_signal(work: Coroutine[None, None, None]) -> None:
+    """Run until done, or until Ctrl-C or SIGTERM, which ends it in order."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

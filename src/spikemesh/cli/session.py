@@ -1,0 +1,189 @@
+"""One running node, from its folder: opens everything that a node is handed, and closes it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import resource
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from spikemesh.cli.folder import RunFolder
+from spikemesh.codec import encode_ticket, read_tensor_file, run_id
+from spikemesh.crdt import Genesis
+from spikemesh.errors import InvalidData, PeerUnreachable, StoreCorrupt
+from spikemesh.node import (
+    Door,
+    Identity,
+    Ledger,
+    Node,
+    NodeStatistics,
+    SystemClock,
+    Volunteer,
+    fetch_blob,
+    fetch_genesis,
+)
+from spikemesh.store import Store, write_file_atomic
+from spikemesh.transport import Metered, P2PTransport, PeerAddress, Transport
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+Contact = tuple[bytes, PeerAddress]
+"""(run id, where to find one of its nodes)."""
+
+STATUS_PERIOD_S = 0.5
+
+
+class _Totals(msgspec.Struct, frozen=True):
+    """What the node's earlier starts counted."""
+
+    num_starts: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    num_deltas_fetched: int = 0
+    started_from_snapshot: bool = False
+    num_vouchers: int = 0
+
+    @classmethod
+    def of(cls, last: NodeStatistics | None) -> _Totals:
+        if last is None:
+            return cls()
+        return cls(
+            last.num_starts,
+            last.sent_bytes,
+            last.received_bytes,
+            last.num_deltas_fetched,
+            last.started_from_snapshot,
+            last.num_vouchers,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """An open node. `start` holds the tensors the run began with."""
+
+    folder: RunFolder
+    identity: Identity
+    node: Node
+    start: Tensors
+    before: _Totals
+
+    @property
+    def ticket(self) -> str:
+        return encode_ticket(self.node.ledger.run_id, self.node.transport.address)
+
+    def statistics(self, volunteer: Volunteer | None) -> NodeStatistics:
+        node, before = self.node, self.before
+        replica, wire = node.ledger.replica, node.transport.statistics()
+        return NodeStatistics(
+            id=node.id.hex(),
+            run_id=node.ledger.run_id.hex(),
+            digest=replica.sum.digest.hex(),
+            set_digest=replica.records.digest.hex(),
+            num_coordinates=node.ledger.num_coordinates,
+            num_records=len(replica.records),
+            num_contributions=len(replica.records.visible),
+            num_own=replica.records.context.last(node.id),
+            num_authors=len(replica.records.logs),
+            num_peers=node.peers.num_alive(),
+            num_diverged=len(node.gossip.diverged),
+            num_refused=node.admission.num_refused,
+            num_deltas_fetched=before.num_deltas_fetched + node.admission.num_deltas_fetched,
+            sent_bytes=before.sent_bytes + wire.wire_sent_bytes,
+            received_bytes=before.received_bytes + wire.wire_received_bytes,
+            stored_bytes=node.ledger.store.blobs.total_bytes,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            num_starts=before.num_starts + 1,
+            started_from_snapshot=before.started_from_snapshot or node.started_from_snapshot,
+            num_vouchers=max(before.num_vouchers, node.num_vouchers),
+            volunteer=volunteer.statistics() if volunteer is not None else None,
+        )
+
+    async def tell_forever(self, volunteer: Volunteer | None) -> None:
+        """Keep `status.json` and `peers.json` up to date."""
+        while True:
+            self.tell(volunteer)
+            await asyncio.sleep(STATUS_PERIOD_S)
+
+    def tell(self, volunteer: Volunteer | None) -> None:
+        self.folder.set_statistics(self.statistics(volunteer))
+        if (known := self.node.peers.addresses()) != self.folder.peers():
+            self.folder.set_peers(known)
+
+
+@contextlib.asynccontextmanager
+async def open_session(
+    folder: RunFolder, *, contact: Contact | None, bind: str
+) -> AsyncIterator[Session]:
+    """Open the node of `folder`; with a contact (run id, address), first get from it what is not here yet.
+
+    On the way out the sum is saved, so that nothing has to be folded again.
+    """
+    before = _Totals.of(folder.statistics())
+    with Store.open(folder.path) as store:
+        identity = Identity.load_or_create(folder.path)
+        transport = Metered(P2PTransport(secret=identity.secret, bind=bind))
+        door = Door()
+        await transport.start(door)
+        try:
+            genesis = await _genesis(folder, transport, contact)
+            start = await _start_tensors(store, transport, genesis, contact)
+            ledger = await asyncio.to_thread(Ledger.open, store, genesis, run_id(genesis), theta0(start, genesis))
+            node = Node(ledger=ledger, transport=transport, clock=SystemClock(), rng=random.Random(identity.id))
+            door.open_to(node.serve)
+            session = Session(folder=folder, identity=identity, node=node, start=start, before=before)
+            write_file_atomic(folder.ticket_path, session.ticket.encode() + b"\n")
+            try:
+                yield session
+            finally:
+                await asyncio.to_thread(ledger.save)
+        finally:
+            folder.ticket_path.unlink(missing_ok=True)
+            await transport.close()
+
+
+async def _genesis(folder: RunFolder, transport: Transport, contact: Contact | None) -> Genesis:
+    if folder.has_genesis or contact is None:
+        return folder.genesis()
+    genesis = await fetch_genesis(transport, contact[1], contact[0])
+    folder.set_genesis(genesis)
+    return genesis
+
+
+async def _start_tensors(
+    store: Store, transport: Transport, genesis: Genesis, contact: Contact | None
+) -> Tensors:
+    if not store.blobs.has(genesis.init_hash):
+        if contact is None:
+            raise StoreCorrupt(
+                f"{store.folder} lacks the weights that the run started with. Join again with a ticket: they come back."
+            )
+        store.blobs.put_verified(
+            genesis.init_hash, await fetch_blob(transport, [contact[1]], genesis.init_hash, genesis.init_bytes)
+        )
+    return read_tensor_file(store.blobs.get(genesis.init_hash))
+
+
+def theta0(start: Tensors, genesis: Genesis) -> npt.NDArray[np.float32]:
+    """The initial weights, float32 [A], checked against the layout."""
+    values = start.get("theta0")
+    if values is None or values.dtype != np.float32 or values.shape != (genesis.num_coordinates,):
+        raise InvalidData(f"the run's start should hold theta0 as {genesis.num_coordinates} float32 values, and does not")
+    return values
+
+
+async def enter_run(session: Session, contact: Contact | None) -> int:
+    """Greet the contact and whoever was known before; `PeerUnreachable` if a newcomer finds nobody."""
+    contacts = {peer.id: peer for peer in session.folder.peers()}
+    if contact is not None:
+        contacts[contact[1].id] = contact[1]
+    answered = await session.node.enter(tuple(contacts.values()))
+    if contact is not None and not answered and not len(session.node.ledger.replica.records):
+        raise PeerUnreachable(f"nobody of {len(contacts)} known peers answers. Ask for a fresh ticket of a running node.")
+    return answered
