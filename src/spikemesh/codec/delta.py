@@ -186,7 +186,7 @@ def _decode_indices(
 def _pack_codes(codes: Bytes) -> Bytes:
     """Two codes a byte, the first in the low half; an unused half is zero."""
     pairs = np.pad(codes, (0, len(codes) % 2)).reshape(-1, 2)
-    packed: Bytes = pairs[:, 0] | pairs[:, 1] << 4
+    packed: Bytes = pairs[:, 0] | pairs[:, 1] << np.uint8(4)
     return packed
 
 
