@@ -37,11 +37,10 @@ def create_run(run: RunFolder, *, data: Path | None, name: str, preset: str, see
     from spikemesh.node import Identity
     from spikemesh.snn import Layout, initialise, to_tensors
     from spikemesh.store import Store
-    from spikemesh.train import PRESETS, Corpus
+    from spikemesh.cli.presets import find_preset
+    from spikemesh.train import Corpus
 
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; there are: {', '.join(PRESETS)}")
-    config, recipe = PRESETS[preset]
+    config, recipe = find_preset(preset)
     sample = calibration_sample(Corpus.load(data), recipe, seed)
     model = initialise(config, sample, seed=seed)
     start = write_tensors(to_tensors(model))

@@ -128,7 +128,7 @@ async def open_session(
     before = _Totals.of(folder.statistics())
     with Store.open(folder.path) as store:
         identity = Identity.load_or_create(folder.path)
-        transport = Metered(P2PTransport(secret=identity.secret, bind=bind))
+        transport = Metered(P2PTransport(secret_key=identity.secret, bind=bind))
         door = Door()
         await transport.start(door)
         try:

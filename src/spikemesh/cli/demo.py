@@ -1,0 +1,199 @@
+"""`spikemesh demo`: the main job on one machine. Four volunteers train one model; one is killed, one joins late."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich import print as show
+
+from spikemesh.cli.folder import RunFolder
+from spikemesh.cli.init import create_run
+from spikemesh.cli.live import LiveDisplay
+from spikemesh.cli.report import Event, HistoryNode, HistoryPoint, read_report, show_report
+from spikemesh.cli.swarm import POLL_S, Swarm, Volunteer, agree
+from spikemesh.errors import SpikemeshError
+from spikemesh.node import NodeStatistics
+from spikemesh.store import write_file_atomic
+
+NUM_VOLUNTEERS = 4
+KILL_AT, LATE_AT = 0.4, 0.6
+"""Progress of the run at which one volunteer is killed, and at which another one joins."""
+
+KILLED, LATE = 1, NUM_VOLUNTEERS
+"""Positions of the two among the volunteers."""
+
+AGREE_TIMEOUT_S = 120.0
+HISTORY_PERIOD_S = 2.0
+
+
+class Stage(msgspec.Struct, kw_only=True):
+    """What has happened in a demo's folder, so that the same command goes on. Kept in `demo.json`."""
+
+    seed: int
+    swarm_seconds: float = 0.0
+    killed: bool = False
+    late: bool = False
+    trained: bool = False
+    events: list[Event] = []
+    history: list[HistoryPoint] = []
+
+
+def demo(
+    folder: Annotated[Path | None, typer.Option(help="Where everything goes. Default: runs/demo, with the seed if not 0.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Text to train on: .txt, .jsonl or a folder. Default: Python's own standard library.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another start and other batches.")] = 0,
+    preset: Annotated[str, typer.Option(help="Model and training recipe.")] = "demo",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what is in the folder and start over.")] = False,
+) -> None:
+    """Train one model with four volunteers and no server, here and now. Ctrl-C stops; the same command goes on."""
+    place = folder or Path("runs") / ("demo" if seed == 0 else f"demo-{seed}")
+    if fresh:
+        _delete(place)
+    if (place / "report.json").exists():
+        show_report(place, read_report(place))
+        show(f"This demo is complete. `spikemesh demo --fresh --seed {seed}` runs it again.")
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    stage = _load_stage(place, seed)
+    try:
+        _run(place, stage, data, preset)
+    except KeyboardInterrupt:
+        show(f"Stopped in order. The same command goes on where this left off (in {place}).")
+        raise
+
+
+def _run(place: Path, stage: Stage, data: Path | None, preset: str) -> None:
+    from spikemesh.cli.baselines import train_baselines
+    from spikemesh.cli.verdict import make_report
+
+    founder = RunFolder(place / "volunteer-1")
+    if not founder.has_genesis:
+        show("Making a run: model, masks, and a start calibrated on the text ...")
+        create_run(founder, data=data, name="demo", preset=preset, seed=stage.seed)
+    volunteers = [_volunteer(place, number, data, stage.seed) for number in range(NUM_VOLUNTEERS + 1)]
+    if not stage.trained:
+        with Swarm(volunteers) as swarm:
+            _train(swarm, place, stage)
+        stage.trained = True
+        _save_stage(place, stage)
+    show("Training what to compare with: a volunteer alone, and one joint run with four times the batch ...")
+    baselines = train_baselines(place, founder, data, seed=stage.seed, num_shards=NUM_VOLUNTEERS)
+    report = make_report(place, stage, [v.folder for v in volunteers], baselines, data)
+    show_report(place, report)
+
+
+def _volunteer(place: Path, number: int, data: Path | None, seed: int) -> Volunteer:
+    """Volunteer `number` from 0. The late one reads the same quarter as the first, in another order."""
+    shard = f"{number % NUM_VOLUNTEERS + 1}/{NUM_VOLUNTEERS}"
+    options = ["--shard", shard, "--seed", str(seed * 1000 + number), "--bind", "127.0.0.1:0", "--threads", "1"]
+    if data is not None:
+        options += ["--data", str(data)]
+    return Volunteer(RunFolder(place / f"volunteer-{number + 1}"), options)
+
+
+def _train(swarm: Swarm, place: Path, stage: Stage) -> None:
+    """From the first start to equal digests everywhere."""
+    clock = _Stopwatch(stage.swarm_seconds)
+    _start_all(swarm, stage, clock)
+    agreed = 0
+    deadline: float | None = None
+    next_sample_s = 0.0
+    with LiveDisplay() as display:
+        while agreed < 2:
+            time.sleep(POLL_S)
+            running = swarm.volunteers[: NUM_VOLUNTEERS + stage.late]
+            for volunteer in running:
+                volunteer.check()
+            seen = [volunteer.statistics() for volunteer in running]
+            stage.swarm_seconds = clock.seconds()
+            _disturb(swarm, stage, _progress(seen))
+            if stage.swarm_seconds >= next_sample_s:
+                stage.history.append(_sample(stage.swarm_seconds, running, seen))
+                next_sample_s = stage.swarm_seconds + HISTORY_PERIOD_S
+                _save_stage(place, stage)
+            display.update([(v.name, s, "") for v, s in zip(running, seen, strict=True)], stage.swarm_seconds, stage.events)
+            agreed = agreed + 1 if stage.late and agree(seen) else 0
+            if _progress(seen) >= 1.0:
+                deadline = deadline or stage.swarm_seconds + AGREE_TIMEOUT_S
+                if stage.swarm_seconds > deadline:
+                    raise SpikemeshError(_disagreement(running, seen))
+
+
+def _start_all(swarm: Swarm, stage: Stage, clock: _Stopwatch) -> None:
+    """The founder from its folder, everybody else by the ticket of the one before: any peer's will do."""
+    first, *others = swarm.volunteers[: NUM_VOLUNTEERS + stage.late]
+    first.start(str(first.folder.path))
+    ticket = first.wait_for_ticket()
+    for volunteer in others:
+        volunteer.start(ticket)
+        ticket = volunteer.wait_for_ticket()
+    stage.events.append(Event(t_s=clock.seconds(), text=f"{1 + len(others)} volunteers started"))
+
+
+def _disturb(swarm: Swarm, stage: Stage, progress: float) -> None:
+    """Mid-way: kill one without warning and start it again; let another one join from a peer's snapshot."""
+    if not stage.killed and progress >= KILL_AT:
+        victim = swarm.volunteers[KILLED]
+        victim.kill()
+        victim.start(str(victim.folder.path))
+        stage.killed = True
+        stage.events.append(Event(t_s=stage.swarm_seconds, text=f"{victim.name} killed (SIGKILL) and started again"))
+    if not stage.late and progress >= LATE_AT:
+        newcomer = swarm.volunteers[LATE]
+        newcomer.start(swarm.volunteers[2].folder.ticket_path.read_text().strip())
+        stage.late = True
+        stage.events.append(Event(t_s=stage.swarm_seconds, text=f"{newcomer.name} joins late, by volunteer-3's ticket"))
+
+
+def _progress(seen: list[NodeStatistics | None]) -> float:
+    return max((s.volunteer.progress for s in seen if s is not None and s.volunteer is not None), default=0.0)
+
+
+def _sample(t_s: float, volunteers: list[Volunteer], seen: list[NodeStatistics | None]) -> HistoryPoint:
+    nodes = [HistoryNode.of(v.name, s) for v, s in zip(volunteers, seen, strict=True) if s is not None]
+    return HistoryPoint(t_s=t_s, nodes=nodes)
+
+
+def _disagreement(volunteers: list[Volunteer], seen: list[NodeStatistics | None]) -> str:
+    states = ", ".join(
+        f"{v.name}: {'nothing' if s is None else f'{s.num_contributions} contributions, {s.digest[:12]}'}"
+        for v, s in zip(volunteers, seen, strict=True)
+    )
+    return f"the volunteers did not come to the same digest within {AGREE_TIMEOUT_S:.0f} s ({states})"
+
+
+class _Stopwatch:
+    """Seconds of this start on top of those of earlier ones."""
+
+    def __init__(self, before_s: float) -> None:
+        self._before_s, self._start_s = before_s, time.monotonic()
+
+    def seconds(self) -> float:
+        return self._before_s + time.monotonic() - self._start_s
+
+
+def _load_stage(place: Path, seed: int) -> Stage:
+    path = place / "demo.json"
+    if not path.exists():
+        return Stage(seed=seed)
+    stage = msgspec.json.decode(path.read_bytes(), type=Stage)
+    if stage.seed != seed:
+        raise SpikemeshError(f"{place} holds a demo with seed {stage.seed}, not {seed}. Choose another --folder, or --fresh.")
+    return stage
+
+
+def _save_stage(place: Path, stage: Stage) -> None:
+    write_file_atomic(place / "demo.json", msgspec.json.encode(stage))
+
+
+def _delete(place: Path) -> None:
+    """Only what a demo makes: never a folder that holds anything else."""
+    if place.exists():
+        if not (place / "demo.json").exists() and any(place.iterdir()):
+            raise SpikemeshError(f"{place} does not look like a demo's folder, so it is not deleted. Choose another --folder.")
+        shutil.rmtree(place)
