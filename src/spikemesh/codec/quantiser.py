@@ -62,10 +62,10 @@ class Table:
         return codes
 
 
-DENSE = Table("dense", (-126, -95, -71, -53, -37, -23, -11, 0, 10, 20, 32, 45, 60, 77, 99, 127))
-"""For deltas that send every coordinate."""
+DENSE = Table("dense", (-127, -96, -75, -58, -44, -31, -20, -10, 0, 11, 22, 35, 50, 67, 88, 120))
+"""For deltas that send every coordinate. Both tables: Lloyd-Max levels; the recipe is `tests/codec/fit_tables.py`."""
 
-TOP_K = Table("topk", (-127, -103, -85, -71, -59, -49, -38, -27, 27, 38, 49, 59, 71, 85, 103, 127))
+TOP_K = Table("topk", (-127, -103, -86, -73, -63, -53, -43, -31, 31, 43, 53, 63, 73, 86, 103, 127))
 """For the largest values of a delta: nothing near zero, since what is sent is above a threshold."""
 
 TABLES = {table.name: table for table in (DENSE, TOP_K)}
