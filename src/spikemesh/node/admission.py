@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 
 from blake3 import blake3
 
 from spikemesh.codec import decode_record, max_delta_bytes
-from spikemesh.crdt import Contribution, Record
+from spikemesh.crdt import Contribution, Record, Replica
 from spikemesh.errors import InvalidData, PeerUnreachable
 from spikemesh.node.calls import fetch_blob
+from spikemesh.node.clock import Offload
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import PeerTable
 from spikemesh.transport import PeerAddress, Transport
@@ -33,8 +34,17 @@ MAX_REFUSED = 65_536
 class Admission:
     """Serialises what changes the ledger. `changed` is called after each insert."""
 
-    def __init__(self, ledger: Ledger, transport: Transport, peers: PeerTable, changed: Callable[[], None]) -> None:
-        self._ledger, self._transport, self._peers, self._changed = ledger, transport, peers, changed
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        transport: Transport,
+        peers: PeerTable,
+        offload: Offload,
+        changed: Callable[[], None],
+    ) -> None:
+        self._ledger, self._transport, self._peers = ledger, transport, peers
+        self._offload, self._changed = offload, changed
         self._lock = asyncio.Lock()
         self._fetches = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
         self._in_flight: set[bytes] = set()
@@ -55,7 +65,7 @@ class Admission:
     async def insert(self, records: list[Record], blobs: dict[bytes, bytes]) -> None:
         """Make checked records and blobs durable and part of the replica; on disk before it returns."""
         async with self._lock:
-            await _finished(asyncio.to_thread(self._ledger.insert, records, blobs))
+            await self._offload(self._ledger.insert, records, blobs)
         self._changed()
 
     def _claim(self, wire: bytes) -> bool:
@@ -78,6 +88,12 @@ class Admission:
             self._refuse(blake3(wire).digest(), f"record from peer {source}", error)
             return None
         return None if record in self._ledger.replica.records else record
+
+    async def adopt(self, snapshot: Replica) -> None:
+        """Join a checked snapshot; durable when it returns."""
+        async with self._lock:
+            await self._offload(self._ledger.adopt, snapshot)
+        self._changed()
 
     async def _take(self, records: list[Record], source: PeerAddress) -> None:
         needed = self._ledger.needed(records)
@@ -104,7 +120,7 @@ class Admission:
                 blob = await fetch_blob(
                     self._transport, [source, *others], contribution.delta_hash, contribution.delta_bytes
                 )
-                await asyncio.to_thread(self._ledger.check_blob, contribution, blob)
+                await self._offload(self._ledger.check_blob, contribution, blob)
             except PeerUnreachable as error:
                 log.info("waiting for a delta: %s", error)
                 return None
@@ -121,13 +137,3 @@ class Admission:
         self._refused[digest] = None
         while len(self._refused) > MAX_REFUSED:
             self._refused.popitem(last=False)
-
-
-async def _finished(work: Coroutine[None, None, None]) -> None:
-    """Wait for disk work to its end even when cancelled: the replica in memory must follow what is on the disk."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise

@@ -29,9 +29,9 @@ from spikemesh.codec import (
     encode_message,
 )
 from spikemesh.crdt import Record, SyncMessage
-from spikemesh.errors import BlobMissing, Divergence, InvalidData, PeerUnreachable
+from spikemesh.errors import BlobMissing, InvalidData
 from spikemesh.node.admission import Admission
-from spikemesh.node.clock import Clock
+from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import PeerTable
@@ -70,11 +70,14 @@ class Node:
         clock: Clock,
         rng: random.Random,
         gossip: GossipConfig | None = None,
+        offload: Offload = in_thread,
     ) -> None:
-        self.ledger, self.transport, self.clock = ledger, transport, clock
+        self.ledger, self.transport, self.clock, self.offload = ledger, transport, clock, offload
         self.id = transport.address.id
         self.peers = PeerTable(self.id, clock, rng)
-        self.admission = Admission(ledger, transport, self.peers, self._changed)
+        self.admission = Admission(
+            ledger=ledger, transport=transport, peers=self.peers, offload=offload, changed=self._changed
+        )
         self.gossip = Gossip(
             config=gossip or GossipConfig(),
             hello=self._hello,
@@ -88,7 +91,6 @@ class Node:
         self.num_vouchers = 0
         self.started_from_snapshot = False
         self._snapshots = SnapshotDesk(ledger)
-        self._rng = rng
 
     async def run(self) -> None:
         """Gossip until cancelled. Raises what the disk raises; a peer's faults never end it."""
@@ -124,9 +126,8 @@ class Node:
             if self.num_vouchers or not others:
                 break
             await self.clock.sleep(0.2 * 2**attempt)
-        await asyncio.to_thread(self.ledger.adopt, snapshot)
+        await self.admission.adopt(snapshot)
         self.started_from_snapshot = True
-        self._changed()
 
     async def serve(self, peer_id: bytes, request: bytes) -> bytes:
         """The transport's handler: one request, one reply."""
@@ -141,7 +142,7 @@ class Node:
             case SyncMessage():
                 return self.gossip.answer_sync(peer_id, message)
             case GetBlob():
-                return await asyncio.to_thread(self._blob_part, message)
+                return await self.offload(self._blob_part, message)
             case Hello():
                 return self._welcome(peer_id, message)
             case GetGenesis() | GetSnapshot() if message.run_id != self.ledger.run_id:

@@ -7,6 +7,7 @@ the disk before its contribution is, so a restart goes on where the last publish
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ class Volunteer:
             self._state = "training"
             window = [window[-1], self._context]
             self._absorb()
-            await self._in_worker(lambda position=position: self._train(position))
+            await self._train_until_cancelled(position)
             await self._publish(window)
         self._state = "done"
 
@@ -125,6 +126,16 @@ class Volunteer:
     @property
     def _context(self) -> CausalContext:
         return self._node.ledger.replica.records.context
+
+    async def _train_until_cancelled(self, position: int) -> None:
+        task = asyncio.ensure_future(self._node.offload(self._train, position))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._stopping = True
+            with contextlib.suppress(_Stopped):
+                await task
+            raise
 
     def _train(self, position: int) -> None:
         start, num_rounds = self._clock.monotonic_s(), self._plan.num_rounds
@@ -154,7 +165,7 @@ class Volunteer:
 
     async def _publish(self, window: list[CausalContext]) -> None:
         num_authors, staleness = crowd(window, self._context, self._node.id, self._node.peers.num_alive())
-        update = await asyncio.to_thread(self._trainee.extract, num_authors, staleness)
+        update = await self._node.offload(self._trainee.extract, num_authors, staleness)
         context = self._context
         contribution = Contribution(
             run_id=self._node.ledger.run_id,
@@ -166,7 +177,7 @@ class Volunteer:
             delta_bytes=len(update.delta),
             num_tokens=update.num_tokens,
         )
-        await asyncio.to_thread(self._save_state, contribution.seq)
+        await self._node.offload(self._save_state, contribution.seq)
         record = sign_record(contribution, self._identity.private_key)
         await self._node.publish(record, {contribution.delta_hash: update.delta})
 
@@ -177,6 +188,7 @@ class Volunteer:
 
     def _load_state(self) -> None:
         """Go on after the last contribution that this node knows of itself. Without its state, start from the merge."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._state_path(self._context.last(self._node.id))
         if path.exists():
             self._trainee.load_state(read_tensor_file(path.read_bytes()))
@@ -184,16 +196,6 @@ class Volunteer:
 
     def _state_path(self, seq: int) -> Path:
         return self._folder / f"{seq}.safetensors"
-
-    async def _in_worker(self, work: Callable[[], None]) -> None:
-        """Run `work` in a thread; when cancelled, wait until it has left between two steps."""
-        task = asyncio.ensure_future(asyncio.to_thread(work))
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._stopping = True
-            await asyncio.wait({task})
-            raise
 
 
 def run_round(records: RecordSet) -> int:
