@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from contextlib import suppress
 from typing import Any
 
 from iroh.iroh_ffi import EndpointBuilder, RelayMode
@@ -25,6 +26,8 @@ speed_up_writes()
 
 STALE_AFTER_S = 1.0
 """A connection on which nothing was heard for this long (or four round trips) after a request was sent is dead."""
+
+CLOSE_WAIT_S = 0.5
 
 _COUNTER_END = 2**32 - 1  # the endpoint's own counters stop here
 
@@ -201,7 +204,9 @@ class P2PTransport:
         self._closed = True
         await self._requests.close()
         self._pool.close()
-        await self._endpoint.close()
+        # Peers are told at once; what iroh would wait for beyond that is only attempts to dial the dead.
+        with suppress(TimeoutError, *FOREIGN_ERRORS):
+            await asyncio.wait_for(self._endpoint.close(), CLOSE_WAIT_S)
         for task in [*self._tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -36,6 +36,7 @@ class Retry:
         self._backoff_s = backoff_s
         self._sleep = sleep
         self._clock = clock
+        self._closed = False
 
     @property
     def address(self) -> PeerAddress:
@@ -53,7 +54,7 @@ class Retry:
             except PeerUnreachable:
                 pause_s = self._rng.uniform(0, self._backoff_s * 2**attempt)
                 left_s = deadline_s - self._clock() - pause_s
-                if attempt + 1 == self._attempts or left_s <= 0:
+                if self._closed or attempt + 1 == self._attempts or left_s <= 0:
                     raise
                 await self._sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
@@ -62,4 +63,5 @@ class Retry:
         return self._inner.statistics()
 
     async def close(self) -> None:
+        self._closed = True
         await self._inner.close()
