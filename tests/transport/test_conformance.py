@@ -221,7 +221,7 @@ def test_close_ends_what_is_in_flight_on_both_sides(world, run, eventually):
         await b.close()
         with pytest.raises(PeerUnreachable):
             await asked[1]
-        assert time.monotonic() - start_s < 5
+        assert time.monotonic() - start_s < 10
         with pytest.raises(PeerUnreachable, match="not open"):
             await a.request(b.address, b"", timeout_s=1, max_reply_bytes=9)
         await a.close()

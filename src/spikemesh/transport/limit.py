@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from spikemesh.errors import PeerUnreachable
-from spikemesh.transport.base import HEADER, Handler, PeerAddress, Transport, TransportStatistics
+from spikemesh.transport.base import HEADER, Handler, PeerAddress, Transport, TransportStatistics, check_request
 
 
 class Limited:
@@ -50,6 +50,7 @@ class Limited:
         await self._inner.start(paced)
 
     async def request(self, peer: PeerAddress, message: bytes, *, timeout_s: float, max_reply_bytes: int) -> bytes:
+        check_request(message, timeout_s, max_reply_bytes)
         deadline_s = self._clock() + timeout_s
         try:
             async with asyncio.timeout(timeout_s), self._places:
