@@ -1,0 +1,29 @@
+"""Training at the edge: text, the inner loop, what an author publishes, held-out loss. No network."""
+
+from spikemesh.train.data import Bytes, Corpus, Document, batch, held_out_windows
+from spikemesh.train.evaluate import held_out_loss, loss_on
+from spikemesh.train.inner import StepResult, make_optimiser, next_byte_loss, train_step
+from spikemesh.train.outer import OuterState, contribution_weight, outer_step
+from spikemesh.train.recipe import Recipe
+from spikemesh.train.trainee import StepStatistics, Trainee, Update
+
+__all__ = [
+    "Bytes",
+    "Corpus",
+    "Document",
+    "OuterState",
+    "Recipe",
+    "StepResult",
+    "StepStatistics",
+    "Trainee",
+    "Update",
+    "batch",
+    "contribution_weight",
+    "held_out_loss",
+    "held_out_windows",
+    "loss_on",
+    "make_optimiser",
+    "next_byte_loss",
+    "outer_step",
+    "train_step",
+]
