@@ -19,7 +19,13 @@ class CausalContext:
 
     @classmethod
     def from_entries(cls, entries: Iterable[PastEntry]) -> CausalContext:
-        return cls({e.author: _compact(e.prefix, frozenset(e.extras)) for e in entries})
+        seen: dict[bytes, tuple[int, frozenset[int]]] = {}
+        for entry in entries:
+            prefix, extras = seen.get(entry.author, (0, frozenset()))
+            union = _compact(max(prefix, entry.prefix), extras | frozenset(entry.extras))
+            if union != (0, frozenset()):
+                seen[entry.author] = union
+        return cls(seen)
 
     def entries(self) -> tuple[PastEntry, ...]:
         """The canonical listing: authors in byte order, extras ascending."""

@@ -79,8 +79,6 @@ class IntegerSum:
 
     @classmethod
     def zero(cls, num_coordinates: int) -> IntegerSum:
-        if num_coordinates < 1:
-            raise ValueError(f"a run has at least one coordinate, not {num_coordinates}")
         sizes = _chunk_sizes(num_coordinates)
         return cls(num_coordinates, tuple(_frozen(np.zeros(size, np.int64)) for size in sizes))
 
@@ -88,7 +86,7 @@ class IntegerSum:
     def from_bytes(cls, num_coordinates: int, chunks: Iterable[bytes]) -> IntegerSum:
         """Read back what `Chunk.to_bytes` wrote; `ValueError` if the sizes are not those of this layout."""
         arrays = [np.frombuffer(data, "<i8").astype(np.int64) for data in chunks]
-        sizes = list(_chunk_sizes(num_coordinates))
+        sizes = _chunk_sizes(num_coordinates)
         if [len(a) for a in arrays] != sizes:
             raise ValueError(f"expected chunks of {sizes} coordinates, got {[len(a) for a in arrays]}")
         return cls(num_coordinates, tuple(_frozen(a) for a in arrays))
@@ -141,9 +139,11 @@ class IntegerSum:
         return hash(self.digest)
 
 
-def _chunk_sizes(num_coordinates: int) -> Iterator[int]:
-    for start in range(0, num_coordinates, CHUNK_COORDINATES):
-        yield min(CHUNK_COORDINATES, num_coordinates - start)
+def _chunk_sizes(num_coordinates: int) -> list[int]:
+    if num_coordinates < 1:
+        raise ValueError(f"a run has at least one coordinate, not {num_coordinates}")
+    starts = range(0, num_coordinates, CHUNK_COORDINATES)
+    return [min(CHUNK_COORDINATES, num_coordinates - start) for start in starts]
 
 
 def _touched(delta: Delta) -> Iterator[tuple[int, int, int]]:

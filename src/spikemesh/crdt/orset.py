@@ -43,7 +43,9 @@ class RecordSet:
             held = log.get(record.seq, ())
             kept = _kept(held, record)
             if kept is not held:
-                changed.setdefault(record.author, dict(log))[record.seq] = kept
+                if record.author not in changed:
+                    changed[record.author] = dict(log)
+                changed[record.author][record.seq] = kept
         if not changed:
             return self
         logs.update(changed)

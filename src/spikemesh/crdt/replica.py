@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from spikemesh.crdt.integer_sum import MAX_CONTRIBUTIONS, Delta, IntegerSum
 from spikemesh.crdt.orset import RecordSet
@@ -25,9 +26,21 @@ class Replica:
         return cls(RecordSet(retractors), IntegerSum.zero(num_coordinates))
 
     @classmethod
-    def restore(cls, records: RecordSet, saved: IntegerSum, counted: frozenset[bytes], deltas: Deltas) -> Replica:
-        """The replica of `records`, from an earlier sum that stands for the contributions with the ids `counted`."""
-        before = {r.id: r.body for r in records if r.id in counted and isinstance(r.body, Contribution)}
+    def restore(
+        cls,
+        records: RecordSet,
+        saved: IntegerSum,
+        counted: frozenset[bytes],
+        deltas: Deltas,
+        known: Iterable[Record] = (),
+    ) -> Replica:
+        """The replica of `records`, from an earlier sum that stands for the contributions with the ids `counted`.
+
+        `known` is every record that was ever inserted: one that the sum counts may have left the set since, when two
+        others with smaller ids came to prove that its number is equivocated.
+        """
+        everything = chain(records, known)
+        before = {r.id: r.body for r in everything if r.id in counted and isinstance(r.body, Contribution)}
         if len(before) != len(counted):
             raise ValueError(f"the sum counts {len(counted) - len(before)} contributions that are not in the records")
         return cls(records, saved.fold(_terms(before, records.visible, deltas)))
@@ -42,6 +55,11 @@ class Replica:
         It starts from the sum that is nearer to the result, so adopting a peer's snapshot folds only what the
         snapshot lacks, however many contributions it stands for. The sum is exact: both starts give the same bits.
         """
+        if self.sum.num_coordinates != other.sum.num_coordinates:
+            raise ValueError(
+                "both replicas must belong to one run: one sum is over "
+                f"{self.sum.num_coordinates} coordinates, the other over {other.sum.num_coordinates}"
+            )
         records = self.records.join(other.records)
         nearer = min((self, other), key=lambda side: _distance(side.records.visible, records.visible))
         return nearer._advance(records, deltas)
