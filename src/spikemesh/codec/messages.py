@@ -1,0 +1,189 @@
+"""What nodes say to each other: a tagged union of requests and their replies, bounded field by field.
+
+    Hello        -> Welcome         who and where I am; who else takes part
+    GetGenesis   -> GenesisReply    the run's description, by its id
+    SyncMessage  -> SyncMessage     crdt.sync carries what it says
+    GetBlob      -> BlobPart        a part of a blob, by its hash
+    GetSnapshot  -> Snapshot        the names of a replica's pieces; they are fetched as blobs
+    Vouch        -> Vouched         the sum digest you had when your records had this digest
+    anything     -> Refused         why not
+
+Types bound what they can; `decode_message` checks the rest, so that a handler never sees a value out of range.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from spikemesh.codec.canonical import HASH_BYTES, Hash, Id, encode, parse
+from spikemesh.codec.delta import MAX_COORDINATES
+from spikemesh.codec.records import MAX_BLOB_BYTES, MAX_GENESIS_BYTES, MAX_RECORD_BYTES, past_flaws
+from spikemesh.crdt import CHUNK_COORDINATES, SyncMessage
+from spikemesh.errors import InvalidData
+
+PROTOCOL_VERSION = 1
+
+MAX_PART_BYTES = 4 << 20
+"""Of a blob in one message."""
+
+MAX_MESSAGE_BYTES = MAX_PART_BYTES + (64 << 10)
+MAX_SYNC_RECORDS_BYTES = 1 << 20
+MAX_SYNC_AUTHORS = 65_536
+MAX_ADDRESSES = 16
+MAX_PEERS = 64
+MAX_CHUNKS = MAX_COORDINATES // CHUNK_COORDINATES
+MAX_TEXT_CHARS = 1024
+
+PORTS = frozenset(map(str, range(1, 65_536)))
+
+Address = Annotated[str, Meta(max_length=64)]
+Size = Annotated[int, Meta(ge=0, le=MAX_BLOB_BYTES)]
+
+
+class PeerInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who a peer is and where it was last seen: `ip:port` strings, perhaps a relay."""
+
+    id: Id
+    addresses: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)] = ()
+    relay_url: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", forbid_unknown_fields=True):
+    run_id: Hash
+    address: PeerInfo
+    version: Annotated[int, Meta(ge=0, le=65_535)] = PROTOCOL_VERSION
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome", forbid_unknown_fields=True):
+    peers: Annotated[tuple[PeerInfo, ...], Meta(max_length=MAX_PEERS)]
+
+
+class GetGenesis(msgspec.Struct, frozen=True, kw_only=True, tag="get_genesis", forbid_unknown_fields=True):
+    run_id: Hash
+
+
+class GenesisReply(msgspec.Struct, frozen=True, kw_only=True, tag="genesis", forbid_unknown_fields=True):
+    """`data` is for `decode_genesis`, and its BLAKE3 must be the run id."""
+
+    data: Annotated[bytes, Meta(max_length=MAX_GENESIS_BYTES)]
+
+
+class GetBlob(msgspec.Struct, frozen=True, kw_only=True, tag="get_blob", forbid_unknown_fields=True):
+    hash: Hash
+    offset: Size
+    length: Annotated[int, Meta(ge=1, le=MAX_PART_BYTES)]
+
+
+class BlobPart(msgspec.Struct, frozen=True, kw_only=True, tag="blob", forbid_unknown_fields=True):
+    data: Annotated[bytes, Meta(max_length=MAX_PART_BYTES)]
+    total_bytes: Size
+
+
+class GetSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag="get_snapshot", forbid_unknown_fields=True):
+    run_id: Hash
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot", forbid_unknown_fields=True):
+    """A replica by the hashes of its pieces: its packed records (`pack_wires`) and the chunks of its sum."""
+
+    set_digest: Hash
+    sum_digest: Hash
+    records_hash: Hash
+    records_bytes: Size
+    chunk_hashes: Annotated[tuple[Hash, ...], Meta(min_length=1, max_length=MAX_CHUNKS)]
+
+
+class Vouch(msgspec.Struct, frozen=True, kw_only=True, tag="vouch", forbid_unknown_fields=True):
+    set_digest: Hash
+
+
+class Vouched(msgspec.Struct, frozen=True, kw_only=True, tag="vouched", forbid_unknown_fields=True):
+    """None: this node does not know that set of records."""
+
+    sum_digest: Hash | None
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", forbid_unknown_fields=True):
+    """`reason` is one word for the program, `text` a sentence for people."""
+
+    reason: Annotated[str, Meta(max_length=32)]
+    text: Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+
+
+Message = (
+    Hello
+    | Welcome
+    | GetGenesis
+    | GenesisReply
+    | SyncMessage
+    | GetBlob
+    | BlobPart
+    | GetSnapshot
+    | Snapshot
+    | Vouch
+    | Vouched
+    | Refused
+)
+
+_MESSAGE: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode_message(message: Message) -> bytes:
+    """The bytes of a message. The text of a `Refused` is cut to what a peer accepts."""
+    if isinstance(message, Refused) and len(message.text) > MAX_TEXT_CHARS:
+        message = Refused(reason=message.reason, text=message.text[: MAX_TEXT_CHARS - 1] + "…")
+    return encode(message)
+
+
+def decode_message(data: bytes) -> Message:
+    """The message that `data` says, every field in range; else `InvalidData`."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise InvalidData(f"a message has at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}")
+    message = parse(_MESSAGE, data, "message")
+    match message:
+        case SyncMessage():
+            _check_sync(message)
+        case Hello():
+            check_peer(message.address)
+            if message.version != PROTOCOL_VERSION:
+                raise InvalidData(f"the peer speaks version {message.version} of this protocol, not {PROTOCOL_VERSION}")
+        case Welcome():
+            for peer in message.peers:
+                check_peer(peer)
+        case BlobPart() if len(message.data) > message.total_bytes:
+            raise InvalidData(f"a part of {len(message.data)} bytes of a blob of {message.total_bytes}")
+    return message
+
+
+def check_peer(peer: PeerInfo) -> None:
+    """`InvalidData` unless every address is the canonical text of an IP address and a port, and the relay a URL."""
+    for text in peer.addresses:
+        host, _, port = text.rpartition(":")
+        try:
+            address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        except ValueError as error:
+            raise InvalidData(f"an address must be ip:port, got {text!r}") from error
+        plain = f"[{address}]" if address.version == 6 else str(address)
+        if host != plain or port not in PORTS:
+            raise InvalidData(f"an address must be ip:port, got {text!r}")
+    relay = peer.relay_url
+    if relay is not None and not (
+        relay.startswith(("https://", "http://")) and relay.isascii() and relay.isprintable()
+    ):
+        raise InvalidData(f"a relay must be an http(s) URL, got {relay!r}")
+
+
+def _check_sync(message: SyncMessage) -> None:
+    digests = [message.set_digest, message.sum_digest, *(row.digest for row in message.table or ())]
+    if any(len(digest) != HASH_BYTES for digest in digests):
+        raise InvalidData(f"a digest in a sync message must have {HASH_BYTES} bytes")
+    for flaw in past_flaws(tuple(row.coverage for row in message.table or ()), MAX_SYNC_AUTHORS, MAX_MESSAGE_BYTES):
+        raise InvalidData(flaw)
+    if not all(0 < len(wire) <= MAX_RECORD_BYTES for wire in message.records):
+        raise InvalidData(f"a record in a sync message must have 1..{MAX_RECORD_BYTES} bytes")
+    if sum(map(len, message.records)) > MAX_SYNC_RECORDS_BYTES:
+        raise InvalidData(f"records in a sync message must have at most {MAX_SYNC_RECORDS_BYTES} bytes in all")

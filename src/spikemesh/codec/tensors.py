@@ -1,0 +1,80 @@
+"""Arrays by name as a safetensors file: a run's start (theta0 and masks), a trainee's state, a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, deserialize
+
+from spikemesh.codec.container import pack_header
+from spikemesh.errors import InvalidData
+
+Array = npt.NDArray[Any]
+
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "<i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "<u1",
+    "BOOL": "|b1",
+}
+_NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
+
+
+def write_tensors(tensors: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The file of `tensors`, the same bytes for the same arrays. Wide elements come first, so that all are aligned."""
+    unknown = {str(array.dtype) for array in tensors.values() if array.dtype not in _NAMES}
+    if unknown:
+        raise ValueError(f"expected arrays of {sorted(map(str, _NAMES))}, got {sorted(unknown)}")
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    parts = [np.ascontiguousarray(array, DTYPES[_NAMES[array.dtype]]).tobytes() for _, array in ordered]
+    entries = [
+        (name, _NAMES[array.dtype], array.shape, len(part)) for (name, array), part in zip(ordered, parts, strict=True)
+    ]
+    return b"".join((pack_header(entries, metadata), *parts))
+
+
+def read_tensor_file(data: bytes) -> dict[str, Array]:
+    """The arrays of a safetensors file, writable; `InvalidData` if it is not one or holds elements we do not use.
+
+    The library checks that the header describes exactly the bytes that follow, so what is allocated is at most a
+    constant times `len(data)`.
+    """
+    try:
+        found = deserialize(data)  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise InvalidData(f"not a safetensors file: {error!s:.200}") from error
+    tensors: dict[str, Array] = {}
+    for name, view in found:
+        if view["dtype"] not in DTYPES:
+            raise InvalidData(f"expected elements of {', '.join(DTYPES)} in tensor {name:.64}, got {view['dtype']}")
+        array = np.frombuffer(view["data"], DTYPES[view["dtype"]])
+        if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
+            raise InvalidData(f"expected zeros and ones in tensor {name:.64}, got {array.view(np.uint8).max()}")
+        try:
+            tensors[name] = array.reshape(view["shape"])
+        except ValueError as error:  # more dimensions, or empty ones of more elements, than NumPy has
+            raise InvalidData(f"tensor {name:.64} has a shape that cannot be used: {view['shape']!s:.100}") from error
+    return tensors
+
+
+def read_tensors(data: bytes, *, expected: Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]) -> dict[str, Array]:
+    """As `read_tensor_file`, and exactly the `expected` names, each with its dtype and shape."""
+    tensors = read_tensor_file(data)
+    if tensors.keys() != expected.keys():
+        raise InvalidData(f"expected the tensors {sorted(expected)!s:.500}, got {sorted(tensors)!s:.500}")
+    for name, (dtype, shape) in expected.items():
+        array = tensors[name]
+        if array.dtype != np.dtype(dtype) or array.shape != shape:
+            raise InvalidData(f"expected {name} as {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape!s:.100}")
+    return tensors
