@@ -22,7 +22,7 @@ from msgspec import Meta
 from spikemesh.codec.canonical import HASH_BYTES, Hash, Id, encode, parse
 from spikemesh.codec.delta import MAX_COORDINATES
 from spikemesh.codec.records import MAX_BLOB_BYTES, MAX_GENESIS_BYTES, MAX_RECORD_BYTES, past_flaws
-from spikemesh.crdt import CHUNK_COORDINATES, SyncMessage
+from spikemesh.crdt import CHUNK_COORDINATES, LogSummary, SyncMessage
 from spikemesh.errors import InvalidData
 
 PROTOCOL_VERSION = 1
@@ -32,6 +32,7 @@ MAX_PART_BYTES = 4 << 20
 
 MAX_MESSAGE_BYTES = MAX_PART_BYTES + (64 << 10)
 MAX_SYNC_RECORDS_BYTES = 1 << 20
+MAX_SYNC_RECORDS = 8192
 MAX_SYNC_AUTHORS = 65_536
 MAX_ADDRESSES = 16
 MAX_PEERS = 64
@@ -41,6 +42,8 @@ MAX_TEXT_CHARS = 1024
 PORTS = frozenset(map(str, range(1, 65_536)))
 
 Address = Annotated[str, Meta(max_length=64)]
+Wire = Annotated[bytes, Meta(min_length=1, max_length=MAX_RECORD_BYTES)]
+Relay = Annotated[str, Meta(max_length=256)]
 Size = Annotated[int, Meta(ge=0, le=MAX_BLOB_BYTES)]
 
 
@@ -49,7 +52,7 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     id: Id
     addresses: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)] = ()
-    relay_url: Annotated[str, Meta(max_length=256)] | None = None
+    relay_url: Relay | None = None
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", forbid_unknown_fields=True):
@@ -114,12 +117,20 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", forbid_u
     text: Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 
 
-Message = (
+class _Sync(msgspec.Struct, frozen=True, kw_only=True, tag="sync", forbid_unknown_fields=True):
+    """`SyncMessage` as it is read: counts are judged before anything behind them is."""
+
+    set_digest: Hash
+    sum_digest: Hash
+    table: Annotated[tuple[LogSummary, ...], Meta(max_length=MAX_SYNC_AUTHORS)] | None = None
+    records: Annotated[tuple[Wire, ...], Meta(max_length=MAX_SYNC_RECORDS)] = ()
+
+
+_Plain = (
     Hello
     | Welcome
     | GetGenesis
     | GenesisReply
-    | SyncMessage
     | GetBlob
     | BlobPart
     | GetSnapshot
@@ -128,8 +139,9 @@ Message = (
     | Vouched
     | Refused
 )
+Message = _Plain | SyncMessage
 
-_MESSAGE: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_DECODER: msgspec.msgpack.Decoder[_Plain | _Sync] = msgspec.msgpack.Decoder(_Plain | _Sync)
 
 
 def encode_message(message: Message) -> bytes:
@@ -143,10 +155,10 @@ def decode_message(data: bytes) -> Message:
     """The message that `data` says, every field in range; else `InvalidData`."""
     if len(data) > MAX_MESSAGE_BYTES:
         raise InvalidData(f"a message has at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}")
-    message = parse(_MESSAGE, data, "message")
+    message = parse(_DECODER, data, "message")
     match message:
-        case SyncMessage():
-            _check_sync(message)
+        case _Sync():
+            return _sync_message(message)
         case Hello():
             check_peer(message.address)
             if message.version != PROTOCOL_VERSION:
@@ -177,13 +189,11 @@ def check_peer(peer: PeerInfo) -> None:
         raise InvalidData(f"a relay must be an http(s) URL, got {relay!r}")
 
 
-def _check_sync(message: SyncMessage) -> None:
-    digests = [message.set_digest, message.sum_digest, *(row.digest for row in message.table or ())]
-    if any(len(digest) != HASH_BYTES for digest in digests):
-        raise InvalidData(f"a digest in a sync message must have {HASH_BYTES} bytes")
-    for flaw in past_flaws(tuple(row.coverage for row in message.table or ()), MAX_SYNC_AUTHORS, MAX_MESSAGE_BYTES):
+def _sync_message(read: _Sync) -> SyncMessage:
+    for flaw in past_flaws(tuple(row.coverage for row in read.table or ()), MAX_SYNC_AUTHORS, MAX_MESSAGE_BYTES):
         raise InvalidData(flaw)
-    if not all(0 < len(wire) <= MAX_RECORD_BYTES for wire in message.records):
-        raise InvalidData(f"a record in a sync message must have 1..{MAX_RECORD_BYTES} bytes")
-    if sum(map(len, message.records)) > MAX_SYNC_RECORDS_BYTES:
+    if any(len(row.digest) != HASH_BYTES for row in read.table or ()):
+        raise InvalidData(f"a digest in the table of a sync message must have {HASH_BYTES} bytes")
+    if sum(map(len, read.records)) > MAX_SYNC_RECORDS_BYTES:
         raise InvalidData(f"records in a sync message must have at most {MAX_SYNC_RECORDS_BYTES} bytes in all")
+    return SyncMessage(set_digest=read.set_digest, sum_digest=read.sum_digest, table=read.table, records=read.records)

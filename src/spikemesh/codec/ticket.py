@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 from blake3 import blake3
+from msgspec import Meta
 
-from spikemesh.codec.canonical import Hash, encode, parse_canonical
-from spikemesh.codec.messages import PeerInfo, check_peer
+from spikemesh.codec.canonical import Hash, Id, encode, parse_canonical
+from spikemesh.codec.messages import MAX_ADDRESSES, Address, PeerInfo, Relay, check_peer
 from spikemesh.errors import InvalidData, TicketError
 
 PREFIX = "spikemesh1"
@@ -23,10 +24,12 @@ MAX_TICKET_CHARS = 4096
 
 class _Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     run_id: Hash
-    peer: PeerInfo
+    id: Id
+    addresses: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)]
+    relay_url: Relay | None
 
 
-class Address(Protocol):
+class Contact(Protocol):
     """What a ticket needs to know of a peer: its id, `ip:port` strings, a relay's URL if it has one."""
 
     @property
@@ -40,10 +43,9 @@ class Address(Protocol):
 _TICKET = msgspec.msgpack.Decoder(_Ticket)
 
 
-def encode_ticket(run_id: bytes, peer: Address) -> str:
+def encode_ticket(run_id: bytes, peer: Contact) -> str:
     """The ticket of run `run_id` with `peer` as the first contact. `ValueError` if it could not be read back."""
-    info = PeerInfo(id=peer.id, addresses=peer.addresses, relay_url=peer.relay_url)
-    payload = encode(_Ticket(run_id, info))
+    payload = encode(_Ticket(run_id, peer.id, peer.addresses, peer.relay_url))
     text = PREFIX + base64.b32encode(_checksum(payload) + payload).decode().rstrip("=").lower()
     try:
         decode_ticket(text)
@@ -66,10 +68,11 @@ def decode_ticket(text: str) -> tuple[bytes, PeerInfo]:
         raise TicketError("this ticket is mistyped or cut off: its checksum does not fit. Copy all of it once more.")
     try:
         ticket = parse_canonical(_TICKET, payload, "ticket")
-        check_peer(ticket.peer)
+        peer = PeerInfo(id=ticket.id, addresses=ticket.addresses, relay_url=ticket.relay_url)
+        check_peer(peer)
     except InvalidData as error:
         raise TicketError(f"this ticket is whole, but made by another version of spikemesh: {error}") from error
-    return ticket.run_id, ticket.peer
+    return ticket.run_id, peer
 
 
 def _from_base32(text: str) -> bytes:
