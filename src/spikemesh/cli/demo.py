@@ -44,8 +44,13 @@ class Stage(msgspec.Struct, kw_only=True):
 
 
 def demo(
-    folder: Annotated[Path | None, typer.Option(help="Where everything goes. Default: runs/demo, with the seed if not 0.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Text to train on: .txt, .jsonl or a folder. Default: Python's own standard library.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where everything goes. Default: runs/demo, with the seed if not 0.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Text to train on: .txt, .jsonl or a folder. Default: Python's own standard library."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another start and other batches.")] = 0,
     preset: Annotated[str, typer.Option(help="Model and training recipe.")] = "demo",
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what is in the folder and start over.")] = False,
@@ -116,7 +121,9 @@ def _train(swarm: Swarm, place: Path, stage: Stage) -> None:
                 stage.history.append(_sample(stage.swarm_seconds, running, seen))
                 next_sample_s = stage.swarm_seconds + HISTORY_PERIOD_S
                 _save_stage(place, stage)
-            display.update([(v.name, s, "") for v, s in zip(running, seen, strict=True)], stage.swarm_seconds, stage.events)
+            display.update(
+                [(v.name, s, "") for v, s in zip(running, seen, strict=True)], stage.swarm_seconds, stage.events
+            )
             agreed = agreed + 1 if stage.late and agree(seen) else 0
             if _progress(seen) >= 1.0:
                 deadline = deadline or stage.swarm_seconds + AGREE_TIMEOUT_S
@@ -183,7 +190,9 @@ def _load_stage(place: Path, seed: int) -> Stage:
         return Stage(seed=seed)
     stage = msgspec.json.decode(path.read_bytes(), type=Stage)
     if stage.seed != seed:
-        raise SpikemeshError(f"{place} holds a demo with seed {stage.seed}, not {seed}. Choose another --folder, or --fresh.")
+        raise SpikemeshError(
+            f"{place} holds a demo with seed {stage.seed}, not {seed}. Choose another --folder, or --fresh."
+        )
     return stage
 
 
@@ -195,5 +204,7 @@ def _delete(place: Path) -> None:
     """Only what a demo makes: never a folder that holds anything else."""
     if place.exists():
         if not (place / "demo.json").exists() and any(place.iterdir()):
-            raise SpikemeshError(f"{place} does not look like a demo's folder, so it is not deleted. Choose another --folder.")
+            raise SpikemeshError(
+                f"{place} does not look like a demo's folder, so it is not deleted. Choose another --folder."
+            )
         shutil.rmtree(place)

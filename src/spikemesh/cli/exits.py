@@ -29,7 +29,9 @@ EXIT_CODES: tuple[tuple[int, type[BaseException], str], ...] = (
 )
 """(code, error, meaning); the first class that fits counts."""
 
-EXIT_CODES_HELP = "Exit codes: 0 done · " + " · ".join(f"{code} {text}" for code, _, text in sorted(EXIT_CODES, key=lambda row: row[0]))
+EXIT_CODES_HELP = "Exit codes: 0 done · " + " · ".join(
+    f"{code} {text}" for code, _, text in sorted(EXIT_CODES, key=lambda row: row[0])
+)
 
 
 def first_error(error: BaseException) -> BaseException | None:

@@ -1,33 +1,32 @@
 """A node's folder: what a run is to the person who takes part in it.
 
-    genesis.msgpack     the run's immutable description; its hash is the run's id
-    identity.key        this volunteer's secret key
-    node.sqlite blobs/  the store
-    trainee/            the trainer's own state, per published round
-    peers.json          where other nodes were last seen
-    ticket              what others join with, while the node runs
-    status.json         the node's statistics, twice a second
-    model.safetensors   the merged model, renewed every minute and at the end
+genesis.msgpack     the run's immutable description; its hash is the run's id
+identity.key        this volunteer's secret key
+node.sqlite blobs/  the store
+trainee/            the trainer's own state, per published round
+peers.json          where other nodes were last seen
+ticket              what others join with, while the node runs
+status.json         the node's statistics, twice a second
+model.safetensors   the merged model, renewed every minute and at the end
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from spikemesh.codec import decode_genesis, encode_genesis, read_tensor_file, run_id
+from spikemesh.codec import decode_genesis, encode_genesis, run_id
 from spikemesh.crdt import Genesis
 from spikemesh.errors import InvalidData, StoreCorrupt, TicketError
 from spikemesh.node import NodeStatistics
-from spikemesh.store import BlobStore, write_file_atomic
+from spikemesh.store import write_file_atomic
 from spikemesh.transport import PeerAddress
 
 if TYPE_CHECKING:
-    from spikemesh.snn import SpikingLM
+    pass
 
 
 class _StoredPeer(msgspec.Struct, frozen=True):
@@ -74,7 +73,9 @@ class RunFolder:
         try:
             return decode_genesis(self.genesis_path.read_bytes())
         except InvalidData as error:
-            raise StoreCorrupt(f"{self.genesis_path} is damaged ({error}). Join again with a ticket in a new folder.") from error
+            raise StoreCorrupt(
+                f"{self.genesis_path} is damaged ({error}). Join again with a ticket in a new folder."
+            ) from error
 
     def set_genesis(self, genesis: Genesis) -> None:
         write_file_atomic(self.genesis_path, encode_genesis(genesis))

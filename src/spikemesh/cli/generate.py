@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +26,12 @@ def generate(
     model = load_model(run.model_path, run.genesis())
     from spikemesh.snn import sample
 
-    text = sample(model, prompt.encode(), num_tokens=length, temperature=temperature, seed=seed)
+    written = sample(model, prompt.encode(), num_bytes=length, temperature=temperature, seed=seed)
     if as_json:
-        print(msgspec.json.encode({"prompt": prompt, "text": text.decode(errors="replace")}).decode())
-    else:
-        print(prompt + text.decode(errors="replace"))
+        print(msgspec.json.encode({"prompt": prompt, "text": bytes(written).decode(errors="replace")}).decode())
+        return
+    print(prompt, end="", flush=True)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for byte in written:
+        print(decoder.decode(bytes([byte])), end="", flush=True)
+    print(decoder.decode(b"", final=True))

@@ -9,20 +9,31 @@ import typer
 from rich import print as show
 
 from spikemesh.cli.folder import RunFolder
+from spikemesh.cli.presets import PRESET_NAMES, find_preset
 from spikemesh.errors import TicketError
+
+CALIBRATION_WINDOWS = 16
+"""Training windows on which the start is calibrated."""
 
 
 def init(
     folder: Annotated[Path, typer.Argument(help="A new folder; your node of the run will live there.")],
-    data: Annotated[Path | None, typer.Option(help="Text to calibrate on: .txt, .jsonl or a folder. Default: Python's own standard library.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Text to calibrate on: .txt, .jsonl or a folder. Default: Python's own standard library."),
+    ] = None,
     name: Annotated[str, typer.Option(help="What people call the run.")] = "spikemesh",
     preset: Annotated[str, typer.Option(help="Model and training recipe.")] = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same start.")] = 0,
 ) -> None:
     """Create a run: its model, its rules and its start. `spikemesh join FOLDER` then starts its first node."""
+    if preset not in PRESET_NAMES:
+        raise typer.BadParameter(f"there are: {', '.join(PRESET_NAMES)}", param_hint="--preset")
     run = RunFolder(folder)
     if run.has_genesis:
-        raise TicketError(f"{folder} already holds a run. Start its node with `spikemesh join {folder}`, or choose another folder.")
+        raise TicketError(
+            f"{folder} already holds a run. Start its node with `spikemesh join {folder}`, or choose another folder."
+        )
     create_run(run, data=data, name=name, preset=preset, seed=seed)
     show(f"run [bold]{run.run_id().hex()}[/bold] in {folder}")
     show(f"start its first node with: spikemesh join {folder}")
@@ -37,12 +48,12 @@ def create_run(run: RunFolder, *, data: Path | None, name: str, preset: str, see
     from spikemesh.node import Identity
     from spikemesh.snn import Layout, initialise, to_tensors
     from spikemesh.store import Store
-    from spikemesh.cli.presets import find_preset
-    from spikemesh.train import Corpus
+    from spikemesh.train import Corpus, batch
 
     config, recipe = find_preset(preset)
-    sample = calibration_sample(Corpus.load(data), recipe, seed)
-    model = initialise(config, sample, seed=seed)
+    text = Corpus.load(data).train_text
+    windows = batch(text, seed=seed, step=0, batch_size=CALIBRATION_WINDOWS, num_tokens=recipe.num_tokens)
+    model = initialise(config, windows[:, :-1], seed=seed)
     start = write_tensors(to_tensors(model))
     with Store.open(run.path) as store:
         identity = Identity.load_or_create(run.path)

@@ -32,7 +32,10 @@ MODEL_PERIOD_S = 60.0
 def join(
     run: Annotated[str, typer.Argument(help="A ticket, or the folder of a run you made or joined before.")],
     folder: Annotated[Path | None, typer.Option(help="Where your node lives. Default: runs/ and the run's id.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Your training text: .txt, .jsonl or a folder. Default: Python's own standard library.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Your training text: .txt, .jsonl or a folder. Default: Python's own standard library."),
+    ] = None,
     shard: Annotated[str, typer.Option(help="Which part of the text: 2/4 is the second quarter.")] = "1/1",
     seed: Annotated[int, typer.Option(help="Order of the training text.")] = 0,
     bind: Annotated[str, typer.Option(help="Address to listen on; port 0 takes any.")] = "0.0.0.0:0",
@@ -42,14 +45,17 @@ def join(
 ) -> None:
     """Train together with others. Ctrl-C leaves; the same command goes on where you left."""
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)]
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(show_path=False)],
     )
     part = parse_shard(shard)
     contact = None
     if Path(run).is_dir():
         place = RunFolder.existing(Path(run))
     else:
-        contact = decode_ticket(run)
+        run_id, peer = decode_ticket(run)
+        contact = run_id, PeerAddress(id=peer.id, addresses=peer.addresses, relay_url=peer.relay_url)
         place = RunFolder(folder or Path("runs") / contact[0].hex()[:12])
         if place.has_genesis and place.run_id() != contact[0]:
             raise TicketError(f"{place.path} belongs to another run than this ticket. Choose another --folder.")
@@ -57,7 +63,7 @@ def join(
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """"2/4" -> (1, 4): index from 0, and how many there are."""
+    """ "2/4" -> (1, 4): index from 0, and how many there are."""
     first, _, last = text.partition("/")
     if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
         return int(first) - 1, int(last)
@@ -110,18 +116,21 @@ def _volunteer(session: Session, data: Path | None, shard: tuple[int, int], seed
     import torch
 
     from spikemesh.node import Plan, SystemClock, Volunteer
+    from spikemesh.snn import ModelConfig
     from spikemesh.train import Corpus, Recipe, Trainee
 
     if threads:
         torch.set_num_threads(threads)
     ledger = session.node.ledger
     recipe = Recipe.from_dict(ledger.genesis.recipe)
+    build_model(ledger.genesis, session.start)  # says so if this version has another layout
     trainee = Trainee(
-        model=build_model(ledger.genesis, session.start),
-        text=Corpus.load(data).shard(*shard),
-        recipe=recipe,
-        grid_exponent=ledger.genesis.grid_exponent,
+        ModelConfig.from_dict(ledger.genesis.model),
+        recipe,
+        session.start,
+        Corpus.load(data).shard(*shard),
         seed=seed,
+        grid_exponent=ledger.genesis.grid_exponent,
     )
     return Volunteer(
         node=session.node,

@@ -31,9 +31,7 @@ def build_model(genesis: Genesis, start: Tensors) -> SpikingLM:
     return model
 
 
-def save_model(
-    path: Path, genesis: Genesis, start: Tensors, theta: npt.NDArray[np.float32], digest: bytes
-) -> None:
+def save_model(path: Path, genesis: Genesis, start: Tensors, theta: npt.NDArray[np.float32], digest: bytes) -> None:
     """Write the merged weights `theta` [A] as a model file, with the digest of the sum it was made from."""
     from spikemesh.snn import Layout, dense_tensors
 
@@ -44,8 +42,8 @@ def save_model(
 
 def load_model(path: Path, genesis: Genesis) -> SpikingLM:
     """The model that `save_model` wrote."""
-    from spikemesh.snn import ModelConfig, load_dense
+    from spikemesh.snn import ModelConfig, model_from_dense
 
     if not path.is_file():
         raise TicketError(f"{path} is not there yet: it appears a minute after a volunteer has started in this folder.")
-    return load_dense(ModelConfig.from_dict(genesis.model), read_tensor_file(path.read_bytes()))
+    return model_from_dense(ModelConfig.from_dict(genesis.model), read_tensor_file(path.read_bytes()))

@@ -30,7 +30,8 @@ from spikemesh.node import (
     fetch_genesis,
 )
 from spikemesh.store import Store, write_file_atomic
-from spikemesh.transport import Metered, P2PTransport, PeerAddress, Transport
+from spikemesh.transport import Metered, PeerAddress, Transport
+from spikemesh.transport.p2p import P2PTransport
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -118,9 +119,7 @@ class Session:
 
 
 @contextlib.asynccontextmanager
-async def open_session(
-    folder: RunFolder, *, contact: Contact | None, bind: str
-) -> AsyncIterator[Session]:
+async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str) -> AsyncIterator[Session]:
     """Open the node of `folder`; with a contact (run id, address), first get from it what is not here yet.
 
     On the way out the sum is saved, so that nothing has to be folded again.
@@ -156,9 +155,7 @@ async def _genesis(folder: RunFolder, transport: Transport, contact: Contact | N
     return genesis
 
 
-async def _start_tensors(
-    store: Store, transport: Transport, genesis: Genesis, contact: Contact | None
-) -> Tensors:
+async def _start_tensors(store: Store, transport: Transport, genesis: Genesis, contact: Contact | None) -> Tensors:
     if not store.blobs.has(genesis.init_hash):
         if contact is None:
             raise StoreCorrupt(
@@ -174,7 +171,9 @@ def theta0(start: Tensors, genesis: Genesis) -> npt.NDArray[np.float32]:
     """The initial weights, float32 [A], checked against the layout."""
     values = start.get("theta0")
     if values is None or values.dtype != np.float32 or values.shape != (genesis.num_coordinates,):
-        raise InvalidData(f"the run's start should hold theta0 as {genesis.num_coordinates} float32 values, and does not")
+        raise InvalidData(
+            f"the run's start should hold theta0 as {genesis.num_coordinates} float32 values, and does not"
+        )
     return values
 
 
@@ -185,5 +184,7 @@ async def enter_run(session: Session, contact: Contact | None) -> int:
         contacts[contact[1].id] = contact[1]
     answered = await session.node.enter(tuple(contacts.values()))
     if contact is not None and not answered and not len(session.node.ledger.replica.records):
-        raise PeerUnreachable(f"nobody of {len(contacts)} known peers answers. Ask for a fresh ticket of a running node.")
+        raise PeerUnreachable(
+            f"nobody of {len(contacts)} known peers answers. Ask for a fresh ticket of a running node."
+        )
     return answered

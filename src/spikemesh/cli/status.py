@@ -43,7 +43,9 @@ def _table(run: RunFolder, s: NodeStatistics) -> Table:
     ]
     if (v := s.volunteer) is not None:
         loss = "-" if v.loss is None else f"{v.loss:.3f} nats per byte"
-        rows.append(("training", f"{v.state}, round {v.round} of {v.num_rounds}, {v.tokens_per_s:.0f} tokens/s, loss {loss}"))
+        rows.append(
+            ("training", f"{v.state}, round {v.round} of {v.num_rounds}, {v.tokens_per_s:.0f} tokens/s, loss {loss}")
+        )
     for row in rows:
         table.add_row(*row)
     return table

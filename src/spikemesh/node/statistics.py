@@ -6,7 +6,7 @@ import msgspec
 
 
 class VolunteerStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """The training side. `progress` is that of the whole run, 0..1; `loss` is nats per byte on the volunteer's shard."""
+    """The training side. `progress` is the run's, 0..1; `loss` is nats per byte on the own shard."""
 
     state: str
     round: int

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,19 +49,19 @@ class Trainee(Protocol):
     def train(
         self,
         num_steps: int,
-        progress: tuple[float, float],
+        progress: float,
         poll: Callable[[], Theta | None],
         on_step: Callable[[StepReport], None],
     ) -> None:
-        """Run inner steps while the run goes from one progress to the other, absorbing what `poll` gives."""
+        """Take inner steps from `progress` of the run (0..1) on, absorbing what `poll` gives between two of them."""
         ...
 
     def extract(self, num_authors: int, staleness: float) -> Update:
         """End the round: what to publish. The live weights go back to the base."""
         ...
 
-    def state(self) -> dict[str, npt.NDArray[np.generic]]: ...
-    def load_state(self, tensors: Mapping[str, npt.NDArray[np.generic]]) -> None: ...
+    def state(self) -> dict[str, npt.NDArray[Any]]: ...
+    def load_state(self, state: Mapping[str, npt.NDArray[Any]], /) -> None: ...
 
 
 class StepReport(Protocol):
@@ -138,8 +138,7 @@ class Volunteer:
             raise
 
     def _train(self, position: int) -> None:
-        start, num_rounds = self._clock.monotonic_s(), self._plan.num_rounds
-        progress = position / num_rounds, (position + 1) / num_rounds
+        start, progress = self._clock.monotonic_s(), position / self._plan.num_rounds
         self._trainee.train(self._plan.steps_per_round, progress, self._poll, self._on_step)
         self._busy_s += self._clock.monotonic_s() - start
 

@@ -3,7 +3,7 @@
 from spikemesh.snn.functional import arctan_surrogate, leaky_integral, lif, lif_step
 from spikemesh.snn.generate import generate, sample
 from spikemesh.snn.init import initialise
-from spikemesh.snn.layout import Layout, LayoutTensor, dense_tensors, model_from_tensors, to_tensors
+from spikemesh.snn.layout import Layout, LayoutTensor, dense_tensors, model_from_dense, model_from_tensors, to_tensors
 from spikemesh.snn.model import VOCAB, BlockState, ModelConfig, ModelState, SpikingLM
 from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, balanced_mask
 from spikemesh.snn.plasticity import StdpWindow, neuron_drift, stdp_drift
@@ -31,6 +31,7 @@ __all__ = [
     "leaky_integral",
     "lif",
     "lif_step",
+    "model_from_dense",
     "model_from_tensors",
     "neuron_drift",
     "sample",

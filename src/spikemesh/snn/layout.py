@@ -109,7 +109,7 @@ def model_from_tensors(config: ModelConfig, tensors: Mapping[str, npt.NDArray[An
     if set(tensors) != {THETA0, *masks}:
         raise InvalidData(f"expected the tensors {sorted({THETA0, *masks})}, got {sorted(tensors)[:32]}")
     for name, mask in masks.items():
-        mask.copy_(torch.from_numpy(_unpacked(name, tensors[name], tuple(mask.shape))))
+        mask.copy_(torch.from_numpy(_unpacked(name, tensors[name], mask)))
     layout = Layout.of(model)
     theta = tensors[THETA0]
     if theta.dtype != np.float32 or theta.shape != (layout.num_coordinates,):
@@ -128,6 +128,21 @@ def dense_tensors(model: nn.Module) -> dict[str, Floats]:
         return {name: np.array(values.numpy(), np.float32) for name, values, _ in _tensors(model)}
 
 
+def model_from_dense(config: ModelConfig, tensors: Mapping[str, npt.NDArray[Any]]) -> SpikingLM:
+    """The model that `dense_tensors` took apart; where it has a zero there is no synapse. Raises `InvalidData`."""
+    model = SpikingLM(config)
+    wanted = {name: tuple(values.shape) for name, values, _ in _tensors(model)}
+    seen = {name: values.shape for name, values in tensors.items() if values.dtype == np.float32}
+    if seen != wanted or len(tensors) != len(wanted):
+        raise InvalidData(f"expected the float32 tensors {wanted!s:.500}, got {seen!s:.500}")
+    with torch.no_grad():
+        for name, values, mask in _tensors(model):
+            values.copy_(torch.from_numpy(tensors[name]))
+            if mask is not None:
+                mask.copy_(values != 0)
+    return model
+
+
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """(name, parameter, its mask or None) in name order."""
     masks = {
@@ -139,9 +154,9 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor | None]]:
         yield name, values, masks.get(name)
 
 
-def _unpacked(name: str, packed: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """A mask of `shape` with the same number of ones in every row; the bits beyond its end are zero."""
-    num_bits = int(np.prod(shape))
+def _unpacked(name: str, packed: npt.NDArray[Any], expected: Tensor) -> npt.NDArray[np.bool_]:
+    """A mask with the shape and the number of ones per row of `expected`; the bits beyond its end are zero."""
+    num_bits = expected.numel()
     if packed.dtype != np.uint8 or packed.shape != (-(-num_bits // 8),):
         raise InvalidData(
             f"expected {name} as {-(-num_bits // 8)} uint8, got {packed.dtype} of shape {packed.shape[:4]}"
@@ -149,4 +164,8 @@ def _unpacked(name: str, packed: npt.NDArray[Any], shape: tuple[int, ...]) -> np
     bits = np.unpackbits(packed)
     if bits[num_bits:].any():
         raise InvalidData(f"expected zeros after bit {num_bits} of {name}, got ones")
-    return bits[:num_bits].astype(np.bool_).reshape(shape)
+    mask = bits[:num_bits].astype(np.bool_).reshape(expected.shape)
+    fan_in = expected.sum(1).numpy()
+    if not np.array_equal(mask.sum(1), fan_in):
+        raise InvalidData(f"expected {fan_in[0]} synapses per neuron in {name}, got {sorted(set(mask.sum(1)))[:4]}")
+    return mask

@@ -1,0 +1,78 @@
+"""What the merged model is compared with, from the same start, for the same number of steps, at the same rates.
+
+lone: one volunteer on its shard, as if it had never met the others.
+joint: one run on all of the text with as many times the batch as there are volunteers: what a cluster would do.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+
+from spikemesh.cli.folder import RunFolder
+from spikemesh.cli.session import read_start
+from spikemesh.store import write_file_atomic
+
+BASELINE_SEED = 7_777
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """Held-out loss in nats per byte, and what it took."""
+
+    loss: float
+    num_tokens: int
+    seconds: float
+
+
+class Baselines(msgspec.Struct, frozen=True, kw_only=True):
+    lone: Baseline
+    joint: Baseline
+    seconds: float
+
+
+def train_baselines(place: Path, founder: RunFolder, data: Path | None, *, seed: int, num_shards: int) -> Baselines:
+    """Train both at once, each in its process. The result is kept in `baselines.json` and not trained again."""
+    path = place / "baselines.json"
+    if path.exists():
+        return msgspec.json.decode(path.read_bytes(), type=Baselines)
+    start_s = time.monotonic()
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        joint = pool.submit(_train, founder.path, data, seed, (0, 1), num_shards, 2)
+        lone = pool.submit(_train, founder.path, data, seed, (0, num_shards), 1, 1)
+        result = Baselines(lone=lone.result(), joint=joint.result(), seconds=time.monotonic() - start_s)
+    write_file_atomic(path, msgspec.json.encode(result))
+    return result
+
+
+def _train(
+    folder: Path, data: Path | None, seed: int, shard: tuple[int, int], batch_factor: int, threads: int
+) -> Baseline:
+    """One plain training run: the inner loop and nothing else."""
+    import torch
+
+    from spikemesh.cli.model import build_model
+    from spikemesh.train import Corpus, Recipe, batch, held_out_loss, make_optimiser, train_step
+
+    torch.set_num_threads(threads)
+    run = RunFolder(folder)
+    genesis = run.genesis()
+    model = build_model(genesis, read_start(run, genesis))
+    recipe, corpus = Recipe.from_dict(genesis.recipe), Corpus.load(data)
+    text, optimiser = corpus.shard(*shard), make_optimiser(model, recipe)
+    start_s, num_tokens = time.monotonic(), 0
+    for step in range(recipe.num_steps):
+        windows = batch(
+            text,
+            seed=BASELINE_SEED + seed,
+            step=step,
+            batch_size=recipe.batch_size * batch_factor,
+            num_tokens=recipe.num_tokens,
+        )
+        rate = recipe.rate_at(step / recipe.num_steps)
+        num_tokens += train_step(model, optimiser, torch.from_numpy(windows), rate, recipe).num_tokens
+    seconds = time.monotonic() - start_s
+    return Baseline(loss=held_out_loss(model, corpus), num_tokens=num_tokens, seconds=seconds)

@@ -1,0 +1,28 @@
+"""Named models with their training recipes, instead of forty flags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spikemesh.snn import ModelConfig
+    from spikemesh.train import Recipe
+
+PRESET_NAMES = ("demo", "tiny")
+
+
+def find_preset(name: str) -> tuple[ModelConfig, Recipe]:
+    """demo: learns readable text in minutes on two cores. tiny: seconds, to try the machinery out."""
+    from spikemesh.snn import ModelConfig
+    from spikemesh.train import Recipe
+
+    presets = {
+        "demo": (ModelConfig(), Recipe()),
+        "tiny": (
+            ModelConfig(width=32, hidden=64, num_blocks=1, density=0.25),
+            Recipe(num_rounds=12, steps_per_round=4, batch_size=4, num_tokens=32),
+        ),
+    }
+    if name not in presets:
+        raise ValueError(f"unknown preset {name!r}; there are: {', '.join(PRESET_NAMES)}")
+    return presets[name]
