@@ -123,8 +123,8 @@ def _settle(
 
 def threshold_for_rate(neurons: LIF, currents: Tensor, rate: float) -> Tensor:
     """Thresholds [N] at which each neuron fires at `rate` on `currents` [L, B, N], by bisection."""
-    low = torch.full_like(neurons.threshold, 1e-3)
-    high = currents.amax((0, 1)).clamp_min(1e-3) / (1 - torch.sigmoid(neurons.leak_logit))
+    span = 1 / (1 - torch.sigmoid(neurons.leak_logit))
+    low, high = currents.amin((0, 1)).clamp_max(0) * span, currents.amax((0, 1)).clamp_min(0) * span
     for _ in range(RATE_STEPS):
         middle = (low + high) / 2
         too_fast = _fire(neurons, currents, middle).mean((0, 1)) > rate
