@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from spikemesh.cli.folder import RunFolder
-from spikemesh.cli.session import read_start
-from spikemesh.store import write_file_atomic
+from spikemesh.codec import decode_genesis, encode_genesis, read_tensor_file
+from spikemesh.store import Store, write_file_atomic
 
 BASELINE_SEED = 7_777
 
@@ -39,17 +39,26 @@ def train_baselines(place: Path, founder: RunFolder, data: Path | None, *, seed:
     path = place / "baselines.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=Baselines)
-    start_s = time.monotonic()
+    start_s, genesis = time.monotonic(), founder.genesis()
+    with Store.open(founder.path, create=False) as store:
+        start = store.blobs.get(genesis.init_hash)
+    run = encode_genesis(genesis), start
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        joint = pool.submit(_train, founder.path, data, seed, (0, 1), num_shards, 2)
-        lone = pool.submit(_train, founder.path, data, seed, (0, num_shards), 1, 1)
+        joint = pool.submit(_train, *run, data, seed, (0, 1), num_shards, 2)
+        lone = pool.submit(_train, *run, data, seed, (0, num_shards), 1, 1)
         result = Baselines(lone=lone.result(), joint=joint.result(), seconds=time.monotonic() - start_s)
     write_file_atomic(path, msgspec.json.encode(result))
     return result
 
 
 def _train(
-    folder: Path, data: Path | None, seed: int, shard: tuple[int, int], batch_factor: int, threads: int
+    genesis_bytes: bytes,
+    start: bytes,
+    data: Path | None,
+    seed: int,
+    shard: tuple[int, int],
+    batch_factor: int,
+    threads: int,
 ) -> Baseline:
     """One plain training run: the inner loop and nothing else."""
     import torch
@@ -58,9 +67,8 @@ def _train(
     from spikemesh.train import Corpus, Recipe, batch, held_out_loss, make_optimiser, train_step
 
     torch.set_num_threads(threads)
-    run = RunFolder(folder)
-    genesis = run.genesis()
-    model = build_model(genesis, read_start(run, genesis))
+    genesis = decode_genesis(genesis_bytes)
+    model = build_model(genesis, read_tensor_file(start))
     recipe, corpus = Recipe.from_dict(genesis.recipe), Corpus.load(data)
     text, optimiser = corpus.shard(*shard), make_optimiser(model, recipe)
     start_s, num_tokens = time.monotonic(), 0

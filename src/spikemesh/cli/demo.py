@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich import print as show
 
 from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.init import create_run
 from spikemesh.cli.live import LiveDisplay
-from spikemesh.cli.report import Event, HistoryNode, HistoryPoint, read_report, show_report
+from spikemesh.cli.report import HistoryNode, HistoryPoint, read_report, show_report
+from spikemesh.cli.stage import Stage
 from spikemesh.cli.swarm import POLL_S, Swarm, Volunteer, agree
 from spikemesh.errors import SpikemeshError
 from spikemesh.node import NodeStatistics
-from spikemesh.store import write_file_atomic
 
 NUM_VOLUNTEERS = 4
 KILL_AT, LATE_AT = 0.4, 0.6
@@ -29,18 +29,6 @@ KILLED, LATE = 1, NUM_VOLUNTEERS
 
 AGREE_TIMEOUT_S = 120.0
 HISTORY_PERIOD_S = 2.0
-
-
-class Stage(msgspec.Struct, kw_only=True):
-    """What has happened in a demo's folder, so that the same command goes on. Kept in `demo.json`."""
-
-    seed: int
-    swarm_seconds: float = 0.0
-    killed: bool = False
-    late: bool = False
-    trained: bool = False
-    events: list[Event] = []
-    history: list[HistoryPoint] = []
 
 
 def demo(
@@ -64,7 +52,8 @@ def demo(
         show(f"This demo is complete. `spikemesh demo --fresh --seed {seed}` runs it again.")
         return
     place.mkdir(parents=True, exist_ok=True)
-    stage = _load_stage(place, seed)
+    stage = Stage.load(place, seed=seed, command=" ".join(["spikemesh", *sys.argv[1:]]))
+    stage.save(place)
     try:
         _run(place, stage, data, preset)
     except KeyboardInterrupt:
@@ -74,7 +63,7 @@ def demo(
 
 def _run(place: Path, stage: Stage, data: Path | None, preset: str) -> None:
     from spikemesh.cli.baselines import train_baselines
-    from spikemesh.cli.verdict import make_report
+    from spikemesh.cli.verdict import make_report, node_report
 
     founder = RunFolder(place / "volunteer-1")
     if not founder.has_genesis:
@@ -85,11 +74,14 @@ def _run(place: Path, stage: Stage, data: Path | None, preset: str) -> None:
         with Swarm(volunteers) as swarm:
             _train(swarm, place, stage)
         stage.trained = True
-        _save_stage(place, stage)
+        stage.save(place)
     show("Training what to compare with: a volunteer alone, and one joint run with four times the batch ...")
     baselines = train_baselines(place, founder, data, seed=stage.seed, num_shards=NUM_VOLUNTEERS)
-    report = make_report(place, stage, [v.folder for v in volunteers], baselines, data)
-    show_report(place, report)
+    nodes = [
+        node_report(v.name, v.statistics(), killed=number == KILLED, late=number == LATE)
+        for number, v in enumerate(volunteers)
+    ]
+    show_report(place, make_report(place, stage, nodes, founder, baselines, data))
 
 
 def _volunteer(place: Path, number: int, data: Path | None, seed: int) -> Volunteer:
@@ -116,11 +108,15 @@ def _train(swarm: Swarm, place: Path, stage: Stage) -> None:
                 volunteer.check()
             seen = [volunteer.statistics() for volunteer in running]
             stage.swarm_seconds = clock.seconds()
+            if stage.train_start_s is None and any(s.volunteer and s.volunteer.step for s in seen if s):
+                stage.train_start_s = stage.swarm_seconds
+            if stage.late and all(s and s.volunteer and s.volunteer.state == "done" for s in seen):
+                stage.train_end_s = stage.train_end_s or stage.swarm_seconds
             _disturb(swarm, stage, _progress(seen))
             if stage.swarm_seconds >= next_sample_s:
                 stage.history.append(_sample(stage.swarm_seconds, running, seen))
                 next_sample_s = stage.swarm_seconds + HISTORY_PERIOD_S
-                _save_stage(place, stage)
+                stage.save(place)
             display.update(
                 [(v.name, s, "") for v, s in zip(running, seen, strict=True)], stage.swarm_seconds, stage.events
             )
@@ -139,7 +135,8 @@ def _start_all(swarm: Swarm, stage: Stage, clock: _Stopwatch) -> None:
     for volunteer in others:
         volunteer.start(ticket)
         ticket = volunteer.wait_for_ticket()
-    stage.events.append(Event(t_s=clock.seconds(), text=f"{1 + len(others)} volunteers started"))
+    stage.swarm_seconds = clock.seconds()
+    stage.note(f"{1 + len(others)} volunteers started")
 
 
 def _disturb(swarm: Swarm, stage: Stage, progress: float) -> None:
@@ -149,12 +146,12 @@ def _disturb(swarm: Swarm, stage: Stage, progress: float) -> None:
         victim.kill()
         victim.start(str(victim.folder.path))
         stage.killed = True
-        stage.events.append(Event(t_s=stage.swarm_seconds, text=f"{victim.name} killed (SIGKILL) and started again"))
+        stage.note(f"{victim.name} killed (SIGKILL) and started again")
     if not stage.late and progress >= LATE_AT:
         newcomer = swarm.volunteers[LATE]
         newcomer.start(swarm.volunteers[2].folder.ticket_path.read_text().strip())
         stage.late = True
-        stage.events.append(Event(t_s=stage.swarm_seconds, text=f"{newcomer.name} joins late, by volunteer-3's ticket"))
+        stage.note(f"{newcomer.name} joins late, by volunteer-3's ticket")
 
 
 def _progress(seen: list[NodeStatistics | None]) -> float:
@@ -182,22 +179,6 @@ class _Stopwatch:
 
     def seconds(self) -> float:
         return self._before_s + time.monotonic() - self._start_s
-
-
-def _load_stage(place: Path, seed: int) -> Stage:
-    path = place / "demo.json"
-    if not path.exists():
-        return Stage(seed=seed)
-    stage = msgspec.json.decode(path.read_bytes(), type=Stage)
-    if stage.seed != seed:
-        raise SpikemeshError(
-            f"{place} holds a demo with seed {stage.seed}, not {seed}. Choose another --folder, or --fresh."
-        )
-    return stage
-
-
-def _save_stage(place: Path, stage: Stage) -> None:
-    write_file_atomic(place / "demo.json", msgspec.json.encode(stage))
 
 
 def _delete(place: Path) -> None:

@@ -3,6 +3,7 @@
 from spikemesh.train.data import Bytes, Corpus, Document, batch, held_out_windows
 from spikemesh.train.evaluate import held_out_loss, loss_on
 from spikemesh.train.inner import StepResult, make_optimiser, next_byte_loss, train_step
+from spikemesh.train.ngram import bigram_loss, unigram_loss
 from spikemesh.train.outer import OuterState, contribution_weight, outer_step
 from spikemesh.train.recipe import Recipe
 from spikemesh.train.trainee import StepStatistics, Trainee, Update
@@ -18,6 +19,7 @@ __all__ = [
     "Trainee",
     "Update",
     "batch",
+    "bigram_loss",
     "contribution_weight",
     "held_out_loss",
     "held_out_windows",
@@ -26,4 +28,5 @@ __all__ = [
     "next_byte_loss",
     "outer_step",
     "train_step",
+    "unigram_loss",
 ]
