@@ -232,3 +232,5 @@ def _check_state(state: Mapping[str, npt.NDArray[Any]], num_coordinates: int) ->
     seen = {name: (values.shape, values.dtype) for name, values in state.items()}
     if seen != wanted:
         raise InvalidData(f"expected a trainer's state with {wanted}, got {seen}; was it written for another run?")
+    if int(state["counters"].min()) < 0 or not all(np.isfinite(values).all() for values in state.values()):
+        raise InvalidData("expected finite values and counters from 0 on in a trainer's state; it is damaged")
