@@ -3,7 +3,7 @@
 Nothing here touches a network; whoever owns one carries the messages. Both sides silent = nothing more to say.
 
     A                                   B
-    digests                ------->     differ: I need to know what A has
+    digests, question      ------->     differ, so A must know what B has
                            <-------     digests, table (per author: coverage and hash of its records)
     records B lacks, table ------->     takes them, knows what A has
                            <-------     records A lacks
@@ -11,6 +11,10 @@ Nothing here touches a network; whoever owns one carries the messages. Both side
 
 When the peer's table is known, new records go out at once, without a question. An author whose coverage is equal and
 whose hash differs has equivocated; its records are sent again, which is how both proofs reach everybody.
+
+A record goes out once: that the peer's table does not show it yet may only mean that its delta is still being fetched.
+What got lost is repaired by starting over: a node may do so at any time, and its question tells the peer to forget what
+was said before.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ from spikemesh.crdt.replica import Replica
 MAX_RECORDS_BYTES = 512 * 1024
 """Records in one message stay below this; the rest follow in the next one."""
 
+EMPTY_DIGEST = RecordSet().digest
+
 
 class LogSummary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a node has of one author: which sequence numbers, and the hash of those records' ids in order."""
@@ -36,8 +42,15 @@ class LogSummary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     digest: bytes
 
 
+QUESTION: tuple[LogSummary, ...] = ()
+
+
 class SyncMessage(msgspec.Struct, frozen=True, kw_only=True, tag="sync", forbid_unknown_fields=True):
-    """`table` is None when it is not needed; `records` are signed record bytes."""
+    """`table` is None when it is not needed; `records` are signed record bytes.
+
+    An empty table is a question: the sender starts over, tell it your table and take nothing for said. (Of a node that
+    holds no records it is the table, too.)
+    """
 
     set_digest: bytes
     sum_digest: bytes
@@ -53,6 +66,7 @@ class SyncState:
     their_table: dict[bytes, LogSummary] | None = None
     told_digest: bytes | None = None
     told_table: bytes | None = None
+    asked: bool = False
     sent: frozenset[bytes] = frozenset()
 
 
@@ -60,19 +74,20 @@ def next_message(replica: Replica, state: SyncState) -> tuple[SyncState, SyncMes
     """The message this peer should get now, or None when there is nothing to say."""
     records, digest = replica.records, replica.records.digest
     outgoing = tuple(_bounded(_lacking(records, state)))
-    ask = state.their_digest not in (None, digest) and state.told_table != digest
-    if not outgoing and not ask and state.told_digest == digest:
+    starting = not state.asked and (state.told_digest is None or state.their_digest is None)
+    tell = not starting and state.their_digest not in (None, digest) and state.told_table != digest
+    if not outgoing and not tell and state.told_digest == digest:
         return state, None
     message = SyncMessage(
         set_digest=digest,
         sum_digest=replica.sum.digest,
-        table=summarise(records) if ask else None,
+        table=QUESTION if starting else summarise(records) if tell else None,
         records=tuple(record.wire for record in outgoing),
     )
     state = replace(
         state,
         told_digest=digest,
-        told_table=digest if ask else state.told_table,
+        told_table=digest if tell else state.told_table,
         sent=state.sent | {record.id for record in outgoing},
     )
     return state, message
@@ -80,9 +95,12 @@ def next_message(replica: Replica, state: SyncState) -> tuple[SyncState, SyncMes
 
 def receive(state: SyncState, message: SyncMessage) -> SyncState:
     """The state after this message. Its records are the caller's to verify and to insert."""
-    table = state.their_table if message.table is None else {s.coverage.author: s for s in message.table}
-    sent = state.sent if message.table is None else frozenset()
-    return replace(state, their_digest=message.set_digest, their_table=table, sent=sent)
+    state = replace(state, their_digest=message.set_digest)
+    if message.table == QUESTION:
+        state = replace(state, asked=True, told_digest=None, told_table=None, sent=frozenset())
+    if message.table or message.set_digest == EMPTY_DIGEST:
+        state = replace(state, their_table={summary.coverage.author: summary for summary in message.table or ()})
+    return state
 
 
 def summarise(records: RecordSet) -> tuple[LogSummary, ...]:
@@ -98,9 +116,9 @@ def _lacking(records: RecordSet, state: SyncState) -> Iterator[Record]:
     mine = {entry.author: entry for entry in records.context.entries()}
     for author, log in records.logs.items():
         summary = state.their_table.get(author)
-        contested = (
-            summary is not None and summary.coverage == mine[author] and summary.digest != records.log_digest(author)
-        )
+        if summary is not None and summary.digest == records.log_digest(author):
+            continue
+        contested = summary is not None and summary.coverage == mine[author]
         for seq, held in log.items():
             for record in held:
                 new = contested or len(held) > 1 or (author, seq) not in theirs
@@ -111,6 +129,8 @@ def _lacking(records: RecordSet, state: SyncState) -> Iterator[Record]:
 def _bounded(records: Iterator[Record]) -> Iterator[Record]:
     total = 0
     for record in records:
+        if len(record.wire) > MAX_RECORDS_BYTES:
+            continue  # no codec accepts it, and it must not stand in the way of the others
         total += len(record.wire)
         if total > MAX_RECORDS_BYTES:
             return
