@@ -32,8 +32,9 @@ Row: TypeAlias = tuple[str, NodeStatistics | None, str]
 
 LINE_PERIOD_S = 10.0
 NUM_EVENTS = 4
-SHORT_DIGEST = 8
-FULL_WIDTH, MIDDLE_WIDTH = 104, 84
+SHORT_DIGEST = 6
+FULL_WIDTH, COMPACT_WIDTH = 106, 80
+ROUND_BAR, HEADLINE_BAR = 8, 20
 MIN_PROGRESS = 0.02
 """Progress from which on the time left is estimated at all."""
 
@@ -78,8 +79,8 @@ class Pace:
 class LiveDisplay:
     """Shows what `update` is given for as long as the `with` block lasts.
 
-    On a terminal the last table and the events stay when it ends; elsewhere there is one line every ten seconds and
-    one for each event, so that a log stays short.
+    On a terminal the last table stays when it ends. Elsewhere there is one line every ten seconds, one for each event
+    and one at the end, so that a log stays short.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -88,6 +89,7 @@ class LiveDisplay:
         self._live: Live | None = None
         self._num_events = 0
         self._next_line_s = 0.0
+        self._last_line = self._printed_line = ""
 
     def __enter__(self) -> LiveDisplay:
         if self._console.is_terminal:
@@ -101,6 +103,8 @@ class LiveDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        elif self._last_line != self._printed_line:
+            self._print(self._last_line)
 
     def update(self, rows: Sequence[Row], elapsed_s: float, events: Sequence[Event] = ()) -> None:
         """Show this now. `rows` and `events` hold everything so far, not what is new."""
@@ -110,13 +114,15 @@ class LiveDisplay:
             self._live.update(shown, refresh=True)
             return
         for event in events[self._num_events :]:
-            self._line(event_line(event))
+            self._print(event_line(event))
         self._num_events = len(events)
+        self._last_line = plain_line(rows, elapsed_s, left_s=left_s)
         if elapsed_s >= self._next_line_s:
-            self._line(plain_line(rows, elapsed_s, left_s=left_s))
+            self._print(self._last_line)
+            self._printed_line = self._last_line
             self._next_line_s = elapsed_s + LINE_PERIOD_S
 
-    def _line(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         self._console.file.flush()
 
@@ -144,13 +150,34 @@ def event_line(event: Event) -> str:
     return f"{_clock(event.t_s)} {one_line(event.text, 120)}"
 
 
-def _clock(seconds: float) -> str:
+def minutes_text(seconds: float) -> str:
+    """3:07 minutes."""
     whole = max(0, int(seconds))
-    return f"[{whole // 60:3}:{whole % 60:02}]"
+    return f"{whole // 60}:{whole % 60:02}"
+
+
+def _clock(seconds: float) -> str:
+    return f"[{minutes_text(seconds):>6}]"
 
 
 def _round_text(volunteer: VolunteerStatistics) -> str:
     return f"round {volunteer.round}/{volunteer.num_rounds}"
+
+
+COLUMNS = (
+    ("volunteer", "volunteer", False, False),
+    ("state", "state", False, False),
+    ("round", "round", False, False),
+    ("loss", "loss", True, False),
+    ("tokens/s", "tok/s", True, True),
+    ("spikes", "spikes", True, True),
+    ("sent", "sent", True, True),
+    ("received", "recv", True, True),
+    ("peers", "peers", True, True),
+    ("digest", "digest", False, False),
+    ("left", "left", True, False),
+)
+"""Head, head where room is short, whether it holds numbers, and whether a small terminal does without it."""
 
 
 def table(
@@ -161,54 +188,40 @@ def table(
     left_s: Mapping[str, float] | None = None,
     width: int = FULL_WIDTH,
 ) -> RenderableType:
-    """Everything in a table of at most `width` columns: a narrow one leaves out what matters least."""
+    """Everything in a table of at most `width` columns: with little room it shortens, then leaves out what it can."""
+    full, small = width >= FULL_WIDTH, width < COMPACT_WIDTH
     colours = digest_colours(statistics.digest for _, statistics, _ in rows if statistics is not None)
-    shown = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    for head, least_width, right in COLUMNS:
-        if width >= least_width:
-            shown.add_column(head, justify="right" if right else "left", no_wrap=True)
+    shown = Table(box=None, padding=(0, 2 if full else 1, 0, 0), pad_edge=False, header_style="dim")
+    for long_head, short_head, right, optional in COLUMNS:
+        if not (small and optional):
+            shown.add_column(long_head if full else short_head, justify="right" if right else "left", no_wrap=True)
     for row in rows:
-        cells = _cells(row, colours, (left_s or {}).get(row[0]), width)
-        shown.add_row(*(cell for cell, (_, least_width, _) in zip(cells, COLUMNS, strict=True) if width >= least_width))
+        cells = _cells(row, colours, (left_s or {}).get(row[0]), full)
+        shown.add_row(*(cell for cell, column in zip(cells, COLUMNS, strict=True) if not (small and column[3])))
     lines = [Text(event_line(event), style="dim", overflow="ellipsis", no_wrap=True) for event in events[-NUM_EVENTS:]]
     return Group(_headline(rows, elapsed_s, left_s or {}), shown, *lines)
 
 
-COLUMNS = (
-    ("volunteer", 0, False),
-    ("state", 0, False),
-    ("round", 0, False),
-    ("loss", 0, True),
-    ("tokens/s", MIDDLE_WIDTH, True),
-    ("spikes", FULL_WIDTH, True),
-    ("sent", MIDDLE_WIDTH, True),
-    ("received", MIDDLE_WIDTH, True),
-    ("peers", FULL_WIDTH, True),
-    ("digest", 0, False),
-    ("left", FULL_WIDTH, True),
-)
-"""Head, width of the terminal from which on it is shown, and whether it holds numbers."""
-
-
 def _headline(rows: Sequence[Row], elapsed_s: float, left_s: Mapping[str, float]) -> Text:
-    digests = {statistics.digest for _, statistics, _ in rows if statistics is not None}
-    line = Text(f"{duration_text(elapsed_s)}", style="bold")
-    left = max(left_s.values(), default=None)
-    if left:
-        line.append(f", about {duration_text(left)} left", style="")
-    if len(digests) == 1 and len(rows) > 1:
-        line.append("  ✓ all digests equal", style="green")
+    seen = [statistics for _, statistics, _ in rows if statistics is not None]
+    progress = max((s.volunteer.progress for s in seen if s.volunteer is not None), default=0.0)
+    line = Text(no_wrap=True, overflow="ellipsis").append_text(_bar(progress, HEADLINE_BAR))
+    line.append(f" {percent_text(progress, 0)}  ").append(duration_text(elapsed_s), style="bold")
+    if left := max(left_s.values(), default=0.0):
+        line.append(f", about {duration_text(left)} left")
+    if len(seen) == len(rows) > 1 and len({statistics.digest for statistics in seen}) == 1:
+        line.append("  ✓ digests equal", style="green")
     return line
 
 
-def _cells(row: Row, colours: Mapping[str, int], left_s: float | None, width: int) -> list[Text]:
+def _cells(row: Row, colours: Mapping[str, int], left_s: float | None, full: bool) -> list[Text]:
     name, seen, note = row
     volunteer = seen.volunteer if seen else None
     state = note or (volunteer.state if volunteer else "gossip" if seen else "down")
     return [
-        Text(one_line(name, 14 if width < MIDDLE_WIDTH else 20), style="bold"),
-        Text(one_line(state, 12), style=STATE_STYLES.get(state, "yellow")),
-        _progress(volunteer, 6 if width < FULL_WIDTH else 10),
+        Text(one_line(name, 18 if full else 11), style="bold"),
+        Text(one_line(state, 12 if full else 8), style=STATE_STYLES.get(state, "yellow")),
+        _round(volunteer, ROUND_BAR if full else 0),
         Text(decimal_text(volunteer.loss if volunteer else None)),
         Text(count_text(volunteer.tokens_per_s) if volunteer else NO_VALUE),
         Text(percent_text(volunteer.spike_rate if volunteer else None)),
@@ -216,19 +229,23 @@ def _cells(row: Row, colours: Mapping[str, int], left_s: float | None, width: in
         Text(bytes_text(seen.received_bytes) if seen else NO_VALUE),
         Text(str(seen.num_peers) if seen else NO_VALUE),
         _digest(seen, colours),
-        Text(NO_VALUE if left_s is None else duration_text(left_s)),
+        Text(NO_VALUE if left_s is None else minutes_text(left_s)),
     ]
 
 
-def _progress(volunteer: VolunteerStatistics | None, width: int) -> Text:
+def _round(volunteer: VolunteerStatistics | None, width: int) -> Text:
     if volunteer is None:
         return Text(NO_VALUE)
-    filled = round(width * min(1.0, max(0.0, volunteer.progress)))
-    bar = Text("━" * filled, style="green").append("━" * (width - filled), style="bright_black")
-    return bar.append(f" {volunteer.round}/{volunteer.num_rounds}", style="default")
+    bar = _bar(volunteer.progress, width).append(" " if width else "")
+    return bar.append(f"{volunteer.round}/{volunteer.num_rounds}")
+
+
+def _bar(progress: float, width: int) -> Text:
+    filled = round(width * min(1.0, max(0.0, progress)))
+    return Text().append("━" * filled, style="green").append("─" * (width - filled), style="bright_black")
 
 
 def _digest(seen: NodeStatistics | None, colours: Mapping[str, int]) -> Text:
     if seen is None:
         return Text(NO_VALUE)
-    return Text(f" {one_line(seen.digest[:SHORT_DIGEST], SHORT_DIGEST)} ", style=DIGEST_STYLES[colours[seen.digest]])
+    return Text(one_line(seen.digest[:SHORT_DIGEST], SHORT_DIGEST), style=DIGEST_STYLES[colours[seen.digest]])

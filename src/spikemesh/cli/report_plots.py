@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -114,17 +114,18 @@ def _plot(
     drawn = []
     for size, is_narrow in ((wide, False), (narrow, True)):
         key = f"{name}-{'narrow' if is_narrow else 'wide'}"
-        with matplotlib.rc_context({**_style(), "svg.hashsalt": key}):
+        with matplotlib.rc_context(_style(key)):
             figure = Figure(figsize=size, layout="constrained")
             draw(figure.add_subplot(), report, is_narrow)
             drawn.append(_inline(figure, key))
     return Plot(name, alt, *drawn)
 
 
-def _style() -> dict[str, object]:
+def _style(key: str) -> Any:  # matplotlib spells out the type of each of its 300 names
     ink, muted, line = COLOURS["ink"], COLOURS["muted"], COLOURS["line"]
     return {
         "svg.fonttype": "none",
+        "svg.hashsalt": key,
         "text.parse_math": False,
         "text.color": ink,
         "font.size": 11,
