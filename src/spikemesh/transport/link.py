@@ -23,6 +23,9 @@ RECEIVE_WINDOW_BYTES = 16 << 20
 """Most bytes of one connection that wait unread in iroh. More than eight streams' own windows of 1.25 MB, so that
 requests waiting for a place never starve the one that is being read."""
 
+MAX_DIALLED_ADDRESSES = 16
+"""Addresses of one peer that are tried. They come from others, and each tried one gets packets from us."""
+
 LEFT = 1
 """Error code of a stream whose other end no longer wants it."""
 
@@ -95,12 +98,20 @@ class Link:
             task.cancel()
         self.connection.close(0, reason)
 
-    async def ask(self, peer: PeerAddress, message: bytes, max_reply_bytes: int) -> bytes:
-        """The reply. ``PeerUnreachable`` for a reply that is not one; foreign errors pass, the caller may try again."""
+    async def ask(
+        self, peer: PeerAddress, message: bytes, max_reply_bytes: int, sent: asyncio.Future[int] | None = None
+    ) -> bytes:
+        """The reply. ``PeerUnreachable`` for a reply that is not one; foreign errors pass, the caller may try again.
+
+        ``sent`` becomes ``num_heard()`` of the moment at which the request leaves, after any wait for a place.
+        """
         self._num_asking += 1
         try:
             async with self._asking:
-                return await self._ask(await self.connection.open_bi(), peer, message, max_reply_bytes)
+                stream = await self.connection.open_bi()
+                if sent is not None and not sent.done():
+                    sent.set_result(self.num_heard())
+                return await self._ask(stream, peer, message, max_reply_bytes)
         finally:
             self._num_asking -= 1
             self.last_used_s = asyncio.get_running_loop().time()
@@ -197,12 +208,13 @@ async def _reset(stream: Any, writing: asyncio.Future[None] | None) -> None:
             continue
 
 
-async def handshake(incoming: Any, limits: Limits) -> Link:
-    """The link of a connection that a peer opened."""
-    async with asyncio.timeout(limits.receive_timeout_s):
+async def handshake(incoming: Any, limits: Limits, timeout_s: float) -> Link:
+    """The link of a connection that a peer opened. Raises ``TimeoutError`` and foreign errors."""
+    async with asyncio.timeout(timeout_s):
         return Link(await (await incoming.accept()).connect(), limits)
 
 
 def endpoint_address(peer: PeerAddress) -> Any:
     """Iroh's form of an address. Raises foreign errors for an id that is no public key."""
-    return EndpointAddr(EndpointId.from_bytes(peer.id), peer.relay_url, list(peer.addresses))
+    addresses = list(peer.addresses[:MAX_DIALLED_ADDRESSES])
+    return EndpointAddr(EndpointId.from_bytes(peer.id), peer.relay_url, addresses)

@@ -27,8 +27,12 @@ speed_up_writes()
 STALE_AFTER_S = 1.0
 """A connection on which nothing was heard for this long (or four round trips) after a request was sent is dead."""
 
+SILENT_AFTER_S = 12.0
+"""The same while an answer is awaited. iroh's endpoints send a sign of life every 5 s."""
+
 CLOSE_WAIT_S = 0.5
 
+_RECEIVED = ("recv_data_ipv4", "recv_data_ipv6", "recv_data_relay")
 _COUNTER_END = 2**32 - 1  # the endpoint's own counters stop here
 
 
@@ -61,6 +65,7 @@ class P2PTransport:
         self._tasks: set[asyncio.Task[None]] = set()
         self._num_handshakes = 0
         self._num_refused = 0
+        self._wire_bytes = (0, 0)
         self._endpoint: Any = None
         self._desk: Desk | None = None
         self._closed = False
@@ -160,14 +165,15 @@ class P2PTransport:
         while (incoming := await self._endpoint.accept_next()) is not None:
             if len(self._pool) + self._num_handshakes >= self._limits.max_connections:
                 self._num_refused += 1
-                await incoming.refuse()
+                with suppress(*FOREIGN_ERRORS):
+                    await incoming.refuse()
             else:
                 self._num_handshakes += 1
                 self._spawn(self._welcome(incoming))
 
     async def _welcome(self, incoming: Any) -> None:
         try:
-            self._serve(await handshake(incoming, self._limits))
+            self._serve(await handshake(incoming, self._limits, self._dial_timeout_s))
         except (TimeoutError, *FOREIGN_ERRORS):
             self._num_refused += 1
         finally:
@@ -183,11 +189,11 @@ class P2PTransport:
     def statistics(self) -> TransportStatistics:
         """Wire bytes are the endpoint's own UDP counters, or the sum over its connections once that is larger:
         the former also know refused and failed handshakes, but stop at 4 GiB."""
-        sent, received = self._pool.wire_bytes()
+        counts = [self._wire_bytes, self._pool.wire_bytes()]
         if self._endpoint is not None:
-            counters = self._endpoint.stats()
-            sent = max(sent, _sum(counters, "send_ipv4", "send_ipv6", "send_relay"))
-            received = max(received, _sum(counters, "recv_data_ipv4", "recv_data_ipv6", "recv_data_relay"))
+            of = self._endpoint.stats()
+            counts.append((_sum(of, "send_ipv4", "send_ipv6", "send_relay"), _sum(of, *_RECEIVED)))
+        self._wire_bytes = sent, received = max(c[0] for c in counts), max(c[1] for c in counts)
         return TransportStatistics(
             num_connections=len(self._pool),
             num_connections_opened=self._pool.num_opened,
@@ -217,14 +223,20 @@ class _Stale(Exception):
 
 
 async def _ask_while_heard(link: Link, peer: PeerAddress, message: bytes, max_reply_bytes: int, wait_s: float) -> bytes:
-    """The reply, or ``_Stale`` when nothing at all came from the peer for ``wait_s`` after the request was sent."""
-    heard = link.num_heard()
-    task = asyncio.ensure_future(link.ask(peer, message, max_reply_bytes))
+    """The reply, or ``_Stale`` when nothing at all comes from the peer: for ``wait_s`` after the request was sent, or
+    for ``SILENT_AFTER_S`` later on."""
+    sent: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.ensure_future(link.ask(peer, message, max_reply_bytes, sent))
+    either: set[asyncio.Future[Any]] = {task, sent}
     try:
-        done, _ = await asyncio.wait({task}, timeout=wait_s)
-        if not done and link.num_heard() == heard:
-            raise _Stale
-        return await task
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        heard = sent.result() if sent.done() else 0
+        while not (await asyncio.wait({task}, timeout=wait_s))[0]:
+            if link.num_heard() == heard:
+                raise _Stale
+            heard = link.num_heard()
+            wait_s = SILENT_AFTER_S
+        return task.result()
     finally:
         task.cancel()
 
