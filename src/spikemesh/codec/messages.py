@@ -199,10 +199,4 @@ def _sync_message(read: _Sync) -> SyncMessage:
         raise InvalidData(f"records in a sync message must have at most {MAX_SYNC_RECORDS_BYTES} bytes in all")
     if read.known and len(read.known) != HASH_BYTES:
         raise InvalidData(f"the known digest of a sync message must be empty or have {HASH_BYTES} bytes")
-    return SyncMessage(
-        set_digest=read.set_digest,
-        sum_digest=read.sum_digest,
-        known=read.known,
-        table=read.table,
-        records=read.records,
-    )
+    return SyncMessage(**{name: getattr(read, name) for name in SyncMessage.__struct_fields__})
