@@ -122,7 +122,6 @@ class _Sync(msgspec.Struct, frozen=True, kw_only=True, tag="sync", forbid_unknow
 
     set_digest: Hash
     sum_digest: Hash
-    known: Annotated[bytes, Meta(max_length=HASH_BYTES)] | None = None
     table: Annotated[tuple[LogSummary, ...], Meta(max_length=MAX_SYNC_AUTHORS)] | None = None
     records: Annotated[tuple[Wire, ...], Meta(max_length=MAX_SYNC_RECORDS)] = ()
 
@@ -197,6 +196,4 @@ def _sync_message(read: _Sync) -> SyncMessage:
         raise InvalidData(f"a digest in the table of a sync message must have {HASH_BYTES} bytes")
     if sum(map(len, read.records)) > MAX_SYNC_RECORDS_BYTES:
         raise InvalidData(f"records in a sync message must have at most {MAX_SYNC_RECORDS_BYTES} bytes in all")
-    if read.known and len(read.known) != HASH_BYTES:
-        raise InvalidData(f"the known digest of a sync message must be empty or have {HASH_BYTES} bytes")
-    return SyncMessage(**{name: getattr(read, name) for name in SyncMessage.__struct_fields__})
+    return SyncMessage(set_digest=read.set_digest, sum_digest=read.sum_digest, table=read.table, records=read.records)
