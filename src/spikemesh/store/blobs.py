@@ -31,7 +31,7 @@ class BlobStore:
         with os_errors("opening", folder):
             make_folder(folder)
             self._shards = {path.name for path in folder.iterdir() if _is_hex(path.name, 2) and path.is_dir()}
-            self._unsynced = self._shards.copy()  # a killed process may not have lived to sync its last name there
+            self._unsynced = self._shards.copy()  # a killed process may not have lived to sync there
             for shard in self._shards:
                 remove_unfinished(folder / shard)
                 self._total_bytes += sum(entry.stat().st_size for entry in _blob_entries(folder / shard))
@@ -123,10 +123,13 @@ class BlobStore:
             num_bytes = path.stat().st_size
         except FileNotFoundError:
             return None
-        if path.parent.name in self._unsynced:
-            sync_folder(path.parent)
-            self._unsynced.discard(path.parent.name)
+        self._sync_shard(path.parent)
         return num_bytes
+
+    def _sync_shard(self, shard: Path) -> None:
+        if shard.name in self._unsynced:
+            sync_folder(shard)
+            self._unsynced.discard(shard.name)
 
     def _make_shard(self, shard: Path) -> None:
         if shard.name not in self._shards:
@@ -136,23 +139,19 @@ class BlobStore:
             self._shards.add(shard.name)
 
     def _publish(self, unfinished: Path, path: Path, num_bytes: int) -> None:
-        """Give the synced file its name. A name that cannot be made durable is taken back: `has` must not see it."""
-        replaced_bytes = self._length(path)
-        if replaced_bytes == num_bytes:  # another thread was faster; its name is durable and stays
-            discard(unfinished)
-            return
+        """Give the synced file its name."""
         try:
+            replaced_bytes = self._length(path)
+            if replaced_bytes == num_bytes:  # another thread was faster
+                discard(unfinished)
+                return
             unfinished.replace(path)
         except OSError:
             discard(unfinished)
             raise
         self._total_bytes += num_bytes - (replaced_bytes or 0)
-        try:
-            sync_folder(path.parent)
-        except OSError:
-            discard(path)
-            self._total_bytes -= num_bytes
-            raise
+        self._unsynced.add(path.parent.name)
+        self._sync_shard(path.parent)
 
     def _read_again(self, digest: bytes) -> bytes:
         """Under the lock, since another thread may have put the blob anew: the good bytes, or set the file aside."""

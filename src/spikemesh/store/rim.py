@@ -38,6 +38,8 @@ def sqlite_errors(doing: str, path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise from_sqlite_error(error, doing, path) from error
+    except UnicodeDecodeError as error:  # Python, over a message of SQLite that quotes a damaged schema
+        raise corrupt(path, "its schema is not text") from error
 
 
 def from_os_error(error: OSError, doing: str, path: Path) -> StoreError:

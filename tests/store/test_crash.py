@@ -1,0 +1,114 @@
+"""Killed at any call, out of space at any call: what was acknowledged is there, and the same calls go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from tests.store import killed_worker
+from tests.store.samples import row
+
+from spikemesh.store import Store
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler and Linux")
+    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, HERE / "faults.c", "-ldl"], check=True)
+    return library
+
+
+def run_crash(faults: Path, mode: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.store.crash", mode, folder.parent],
+        cwd=ROOT,
+        env=os.environ | {"LD_PRELOAD": str(faults)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("mode", ["kill", "torn"])
+def test_killed_at_any_call_nothing_acknowledged_is_lost(faults: Path, mode: str, folder: Path) -> None:
+    assert int(run_crash(faults, mode, folder)) > 100
+
+
+@pytest.mark.parametrize("mode", ["EIO", "ENOSPC", "EIO+", "ENOSPC+", "EDQUOT+", "EFBIG+"])
+def test_an_error_at_any_call_changes_nothing_and_the_same_call_succeeds_later(
+    faults: Path, mode: str, folder: Path
+) -> None:
+    num_calls, num_failed = map(int, run_crash(faults, mode, folder).split())
+    assert num_calls > 100
+    assert num_failed > 0.8 * num_calls  # the rest failed where SQLite may ignore it, as in a checkpoint
+
+
+def test_everything_written_is_synced_before_it_is_acknowledged(faults: Path, folder: Path) -> None:
+    """What a power cut would show: no unsynced bytes behind a name, no unsynced name behind an acknowledgement."""
+    unsynced: set[str] = set()
+    acknowledged = []
+    for line in run_crash(faults, "trace", folder).splitlines():
+        call, path, _ = line.split(" ")
+        parent = str(Path(path).parent)
+        if call == "write":
+            unsynced.add(path)
+        elif call == "sync":
+            unsynced.discard(path)
+        elif call in ("create", "mkdir"):
+            unsynced.add(parent)
+        elif call == "rename":
+            assert path not in unsynced, f"{line}: its bytes may still be missing"
+            unsynced.add(parent)
+        elif call == "acknowledge":
+            acknowledged.append(path)
+            assert not unsynced, f"act {path} is acknowledged before {unsynced} is synced"
+    assert len(acknowledged) == 13
+
+
+def test_killed_at_random_moments_and_restarted(folder: Path) -> None:
+    """A separate process works on; SIGKILL comes whenever it comes. Seeds 0..7 choose the delays."""
+    num_done = 0
+    for seed in range(8):
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.store.killed_worker", folder], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        assert worker.stdout is not None
+        worker.stdout.readline()  # it has opened the store
+        time.sleep(random.Random(seed).uniform(0.0, 0.25))
+        worker.kill()
+        with contextlib.closing(worker.stdout) as lines:
+            num_done = max([num_done, *(int(line) for line in lines.read().split(b"\n")[:-1])])
+        worker.wait()
+        num_done = check_after_kill(folder, num_done)
+    assert num_done > 8
+
+
+def check_after_kill(folder: Path, num_acknowledged: int) -> int:
+    with Store.open(folder) as store:
+        num_records = len(list(store.records()))
+        assert num_records in (num_acknowledged, num_acknowledged + 1)
+        assert list(store.records()) == [row(number) for number in range(1, num_records + 1)]
+        for number in range(1, num_records + 1):
+            store.blobs.get(blake3(killed_worker.blob(number)).digest())
+        saved = store.load_sum()
+        num_folded = len(saved.folded_ids) if saved else 0
+        assert num_records - num_folded <= killed_worker.SAVE_EVERY
+        assert saved == killed_worker.sum_after(num_folded)
+        assert int(store.get_value("seq") or b"0") in (num_records, num_records + 1)
+        return num_records
