@@ -6,9 +6,19 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from spikemesh.codec import TOP_K, QuantisedDelta, Table, run_id, sign_record
+from spikemesh.codec import TOP_K, Hello, PeerInfo, QuantisedDelta, Table, run_id, sign_record
 from spikemesh.codec.quantiser import MAX_SCALE, num_blocks
-from spikemesh.crdt import CHUNK_COORDINATES, Contribution, Genesis, PastEntry, Record, Retraction, TensorSpec
+from spikemesh.crdt import (
+    CHUNK_COORDINATES,
+    Contribution,
+    Genesis,
+    LogSummary,
+    PastEntry,
+    Record,
+    Retraction,
+    SyncMessage,
+    TensorSpec,
+)
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 AUTHOR = KEY.public_key().public_bytes_raw()
@@ -83,3 +93,12 @@ def delta_at(
 
 
 CHUNK = CHUNK_COORDINATES
+
+HELLO = Hello(run_id=RUN, address=PeerInfo(id=AUTHOR, addresses=("192.0.2.7:4433", "[2001:db8::7]:4433")))
+
+SYNC = SyncMessage(
+    set_digest=b"\x05" * 32,
+    sum_digest=b"\x06" * 32,
+    table=(LogSummary(PastEntry(b"\x01" * 32, 7, (9, 12)), b"\x07" * 32),),
+    records=(CONTRIBUTION.wire,),
+)

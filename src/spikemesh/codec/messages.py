@@ -39,6 +39,7 @@ MAX_PEERS = 64
 MAX_CHUNKS = MAX_COORDINATES // CHUNK_COORDINATES
 MAX_TEXT_CHARS = 1024
 
+URL_CHARS = frozenset(map(chr, range(33, 127)))
 PORTS = frozenset(map(str, range(1, 65_536)))
 
 Address = Annotated[str, Meta(max_length=64)]
@@ -183,9 +184,7 @@ def check_peer(peer: PeerInfo) -> None:
         if host != plain or port not in PORTS:
             raise InvalidData(f"an address must be ip:port, got {text!r}")
     relay = peer.relay_url
-    if relay is not None and not (
-        relay.startswith(("https://", "http://")) and relay.isascii() and relay.isprintable()
-    ):
+    if relay is not None and not (relay.startswith(("https://", "http://")) and set(relay) <= URL_CHARS):
         raise InvalidData(f"a relay must be an http(s) URL, got {relay!r}")
 
 
