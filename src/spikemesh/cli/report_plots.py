@@ -181,7 +181,7 @@ def _draw_gap(axes: Axes, report: Report, narrow: bool) -> None:
     for name, value, size in (("joint", loss.joint, 7), ("lone", loss.lone, 7), ("merged", loss.merged, 12)):
         colour = COLOURS["accent" if name == "merged" else "muted"]
         axes.plot(value, 0, "o", color=colour, markersize=size, markeredgecolor=COLOURS["paper"], markeredgewidth=2)
-    places = _spread(values, 0.17 * (high - low + 2 * pad) * (1.75 if narrow else 1))
+    places = spread(values, 0.17 * (high - low + 2 * pad) * (1.75 if narrow else 1))
     for name, value, place in zip(("joint", "merged", "lone"), values, places, strict=True):
         weight = "bold" if name == "merged" else "normal"
         axes.text(place, -0.36, f"{name} {value:.3f}", ha="center", va="top", fontweight=weight)
@@ -207,7 +207,7 @@ def _draw_loss(axes: Axes, report: Report, narrow: bool) -> None:
     for name, value in ends.items():
         colour = COLOURS["accent" if name == "merged" else "muted"]
         axes.axhline(value, color=colour, linestyle=strokes[name], linewidth=1.6, zorder=1.5)
-    places = _spread(list(ends.values()), 0.075 * (high - low))
+    places = spread(list(ends.values()), 0.075 * (high - low))
     for (name, value), place in zip(ends.items(), places, strict=True):
         _end_label(axes, f"{name} {value:.3f}", place, "ink" if name == "merged" else "muted")
 
@@ -226,7 +226,7 @@ def _draw_traffic(axes: Axes, report: Report, narrow: bool) -> None:
     _time_axis(axes, report)
     _event_marks(axes, report)
     if times:
-        places = _spread([fp32[-1] / unit, received[-1] / unit], 0.15 * top / unit)
+        places = spread([fp32[-1] / unit, received[-1] / unit], 0.15 * top / unit)
         for (name, values, colour), place in zip(lines, places, strict=True):
             _end_label(axes, f"{name}\n{bytes_text(values[-1])}", place, "ink" if colour == "accent" else "muted")
 
@@ -256,7 +256,7 @@ def _event_marks(axes: Axes, report: Report) -> None:
     """A line at each event, with its number in the page's list on top."""
     end = max(1.0, _end_s(report))
     events = report.events[:MAX_EVENTS]
-    places = _spread([min(max(event.t_s, 0.0), end) for event in events], 0.05 * end)
+    places = spread([min(max(event.t_s, 0.0), end) for event in events], 0.05 * end)
     for number, (event, place) in enumerate(zip(events, places, strict=True), 1):
         axes.axvline(event.t_s, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.annotate(
@@ -325,7 +325,7 @@ def _thin(rows: Sequence[Row]) -> list[Row]:
     return list(reversed(rows[::-1][::step]))
 
 
-def _spread(values: Sequence[float], apart: float) -> list[float]:
+def spread(values: Sequence[float], apart: float) -> list[float]:
     """`values` moved as little as needed to stand at least `apart` from each other; the order stays."""
     order = sorted(range(len(values)), key=lambda index: values[index])
     groups: list[list[int]] = []
