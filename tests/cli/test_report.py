@@ -123,6 +123,11 @@ def test_a_line_for_each_fact() -> None:
         assert fact in text
 
 
+def test_a_merged_model_that_is_worse_is_called_worse() -> None:
+    worse = report(loss=LossReport(merged=1.95, lone=1.9, joint=1.84, gap_closed=-0.05 / 0.06))
+    assert "merged is 0.050 above · bar: at least 0.08 ✗" in "\n".join(summary_lines(worse))
+
+
 def test_the_lines_move_no_cursor_and_a_bar_that_is_missed_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     show_report(Path("runs/demo"), msgspec.structs.replace(hostile_report(), train_seconds=1000.0))
     shown = capsys.readouterr().out

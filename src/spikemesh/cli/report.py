@@ -193,7 +193,7 @@ def _loss_facts(report: Report) -> list[tuple[str, str]]:
         ("held-out loss", f"{loss.merged:.3f} nats/byte, merged model · {check_text(merged)}"),
         (
             "  lone",
-            f"{loss.lone:.3f} nats/byte, one volunteer alone; merged is {gain.value:.3f} below · {check_text(gain)}",
+            f"{loss.lone:.3f} nats/byte, one volunteer alone; merged is {gain_text(gain.value)} · {check_text(gain)}",
         ),
         ("  joint", f"{loss.joint:.3f} nats/byte, one run with four times the batch"),
         ("  gap closed", f"{percent_text(loss.gap_closed)} of the way from lone to joint · {check_text(gap)}"),
@@ -218,6 +218,10 @@ def _wire_facts(report: Report) -> list[tuple[str, str]]:
         ),
         ("  in all", f"{bytes_text(wire.total_bytes)} received, {wire.num_contributions} contributions"),
     ]
+
+
+def gain_text(gain: float) -> str:
+    return f"{abs(gain):.3f} {'above' if gain < 0 else 'below'}"
 
 
 def ratio_text(fp32: float, value: float) -> str:

@@ -18,7 +18,7 @@ from spikemesh.cli.readable import (
     percent_text,
     printable,
 )
-from spikemesh.cli.report import bar_text, ratio_text, value_text
+from spikemesh.cli.report import bar_text, gain_text, ratio_text, value_text
 from spikemesh.cli.report_facts import NodeReport, Report, checks, group_letters
 from spikemesh.cli.report_plots import (
     MAX_EVENTS,
@@ -108,7 +108,7 @@ def _tiles(report: Report) -> str:
             "held-out loss, merged",
             f"{loss.merged:.3f}",
             "nats/byte",
-            f"{loss.lone - loss.merged:.3f} below a lone volunteer",
+            f"{gain_text(loss.lone - loss.merged)} a lone volunteer",
         ),
         (
             "gap to the joint run",
@@ -118,13 +118,13 @@ def _tiles(report: Report) -> str:
         ),
         ("same digest", f"{letters.count('A')} of {len(nodes)}", "", "compared to the bit"),
         (
-            "less than fp32 on the wire",
+            "smaller than fp32",
             f"{ratio_text(wire.fp32_bytes_per_coordinate, wire.bytes_per_coordinate).removesuffix(' times')}×",
             "",
             f"{wire.bytes_per_coordinate:.3f} bytes per coordinate and contribution",
         ),
         (
-            "weights that may be non-zero",
+            "weights alive",
             percent_text(report.density),
             "",
             f"{report.num_coordinates:,} alive coordinates",

@@ -20,7 +20,14 @@ from matplotlib.ticker import MaxNLocator
 from spikemesh.cli.readable import bytes_text, decimal_text, duration_text, one_line
 from spikemesh.cli.report_facts import MIN_GAP_CLOSED, Report
 
-COLOURS = {"ink": "#0a0b01", "muted": "#0a0b02", "line": "#0a0b03", "accent": "#0a0b04", "paper": "#0a0b05"}
+COLOURS = {
+    "ink": "#0a0b01",
+    "muted": "#0a0b02",
+    "line": "#0a0b03",
+    "accent": "#0a0b04",
+    "paper": "#0a0b05",
+    "bad": "#0a0b06",
+}
 SERIES = tuple(f"#0a0b1{number}" for number in range(8))
 """One for each volunteer, in the order of the report; the page defines --series-0 to --series-7."""
 MAX_POINTS = 240
@@ -175,11 +182,12 @@ def _draw_gap(axes: Axes, report: Report, narrow: bool) -> None:
     axes.set_ylim(-1, 1)
     bar = loss.lone - MIN_GAP_CLOSED * (loss.lone - loss.joint)
     axes.plot((loss.joint, loss.lone), (0, 0), color=COLOURS["line"], linewidth=9, solid_capstyle="round")
-    axes.plot((loss.merged, loss.lone), (0, 0), color=COLOURS["accent"], linewidth=9, solid_capstyle="round")
+    gain = COLOURS["accent" if loss.merged <= loss.lone else "bad"]
+    axes.plot((loss.merged, loss.lone), (0, 0), color=gain, linewidth=9, solid_capstyle="round")
     axes.plot((bar, bar), (-0.34, 0.34), color=COLOURS["muted"], linewidth=1.4, linestyle=(0, (2, 2)))
     axes.text(bar, 0.42, f"needed: {100 * MIN_GAP_CLOSED:.0f} %", ha="center", va="bottom", color=COLOURS["muted"])
     for name, value, size in (("joint", loss.joint, 7), ("lone", loss.lone, 7), ("merged", loss.merged, 12)):
-        colour = COLOURS["accent" if name == "merged" else "muted"]
+        colour = gain if name == "merged" else COLOURS["muted"]
         axes.plot(value, 0, "o", color=colour, markersize=size, markeredgecolor=COLOURS["paper"], markeredgewidth=2)
     places = spread(values, 0.17 * (high - low + 2 * pad) * (1.75 if narrow else 1))
     for name, value, place in zip(("joint", "merged", "lone"), values, places, strict=True):
