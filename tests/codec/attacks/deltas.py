@@ -40,6 +40,34 @@ def build(
     return header + b"".join(parts.values())
 
 
+def large(count: int, form: int, positions: bytes) -> bytes:
+    """A delta over one whole chunk, so that only the positions are wrong with it."""
+    return build(
+        chunks=((form, count, len(positions)),),
+        codes=bytes(-(-count // 2)),
+        positions=positions,
+        scales=bytes(-(-count // 64)),
+        metadata={"coordinates": str(CHUNK), "format": "spikemesh.delta.1", "table": "topk"},
+    )
+
+
+def large_attacks() -> Iterator[tuple[str, bytes]]:
+    """Attacks over CHUNK coordinates."""
+    yield "one value behind a long unary run", large(1, 2, bytes(8191) + b"\x80")
+    yield "one value behind the longest unary run", large(1, 2, bytes(0xFFFE) + b"\x80")
+    yield "a unary run without end", large(1, 2, bytes(0xFFFF))
+    yield "many unary runs without end", large(1000, 2, bytes(0xFFFF))
+    yield "largest gap of k = 15", large(1, 17, b"\xff\xff\x80")
+    yield "gaps that add up to more than the chunk", large(8, 17, b"\xff" * 16)
+    yield "padding of a kilobyte", large(1, 2, b"\x01" + bytes(1024))
+    yield "65535 ones", large(CHUNK, 2, b"\xff" * 0xFFFF)
+    yield "everything as a bitmap", large(CHUNK, 1, b"\xff" * 8192)
+    yield "everything as gaps", large(CHUNK, 2, b"\xff" * 8192)
+    yield "a bitmap of one more", large(CHUNK, 1, b"\xff" * 8192 + b"\x01")
+    yield "half of it as gaps of k = 0", large(CHUNK // 2, 2, b"\xaa" * 8192)
+    yield "low parts longer than the bytes", large(CHUNK // 2, 17, bytes(100))
+
+
 def with_header(text: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + GOOD[BODY:]
 

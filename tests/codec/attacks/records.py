@@ -13,6 +13,9 @@ from spikemesh.crdt import MAX_SEQ
 
 B, C = b"\xb1" * 32, b"\xc1" * 32
 
+GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
+"""Of Ed25519: a signature with s + this is the same one in other bytes (RFC 8032, section 8.4)."""
+
 GOOD: dict[str, dict[str, Any]] = {
     "contribution": msgspec.msgpack.decode(CONTRIBUTION.wire[64:]),
     "retraction": msgspec.msgpack.decode(RETRACTION.wire[64:]),
@@ -98,6 +101,8 @@ def _bytes() -> Iterator[tuple[str, bytes]]:
     yield "signature of another message", KEY.sign(body) + body
     yield "no signature", bytes(64) + body
     yield "signature of another record", RETRACTION.wire[:64] + body
+    s = int.from_bytes(good[32:64], "little") + GROUP_ORDER
+    yield "the same signature, unreduced", good[:32] + s.to_bytes(32, "little") + body
     yield "trailing byte, signed", signed(body + b"\0")
     yield "trailing byte, unsigned", good + b"\0"
     yield "number in more bytes", signed(body.replace(b"\xa3seq\x03", b"\xa3seq\xcc\x03"))
