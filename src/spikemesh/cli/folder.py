@@ -94,6 +94,18 @@ class RunFolder:
         stored = [_StoredPeer(peer.id.hex(), peer.addresses) for peer in peers]
         write_file_atomic(self.path / "peers.json", msgspec.json.encode(stored))
 
+    def bind(self, wanted: str) -> str:
+        """`wanted` as host:port; for port 0, any, the one this node had the last time."""
+        host, _, port = wanted.rpartition(":")
+        with contextlib.suppress(OSError, ValueError):
+            last = int((self.path / "port").read_text())
+            return f"{host}:{last}" if port == "0" and 0 < last < 1 << 16 else wanted
+        return wanted
+
+    def set_port(self, address: PeerAddress) -> None:
+        port = address.addresses[0].rpartition(":")[2]
+        write_file_atomic(self.path / "port", port.encode())
+
     def statistics(self) -> NodeStatistics | None:
         """The last statistics that the node wrote here; None before it ran."""
         try:

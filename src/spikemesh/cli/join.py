@@ -101,6 +101,7 @@ async def _take_part(session: Session, contact: Contact | None, learner: Callabl
         group.create_task(session.node.run())
         if not await enter_run(session, contact):
             print("nobody else answers yet; going on alone and listening", flush=True)
+        session.tell(None)
         volunteer = await asyncio.to_thread(learner) if learner is not None else None
         group.create_task(session.tell_forever(volunteer))
         if volunteer is not None:

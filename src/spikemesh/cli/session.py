@@ -114,7 +114,7 @@ class Session:
 
     def tell(self, volunteer: Volunteer | None) -> None:
         self.folder.set_statistics(self.statistics(volunteer))
-        if (known := self.node.peers.addresses()) != self.folder.peers():
+        if (known := self.node.peers.addresses()) and known != self.folder.peers():
             self.folder.set_peers(known)
 
 
@@ -127,9 +127,10 @@ async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str)
     before = _Totals.of(folder.statistics())
     with Store.open(folder.path) as store:
         identity = Identity.load_or_create(folder.path)
-        transport = Metered(P2PTransport(secret_key=identity.secret, bind=bind))
+        transport = Metered(P2PTransport(secret_key=identity.secret, bind=folder.bind(bind)))
         door = Door()
         await transport.start(door)
+        folder.set_port(transport.address)
         try:
             genesis = await _genesis(folder, transport, contact)
             start = await _start_tensors(store, transport, genesis, contact)
@@ -182,6 +183,7 @@ async def enter_run(session: Session, contact: Contact | None) -> int:
     contacts = {peer.id: peer for peer in session.folder.peers()}
     if contact is not None:
         contacts[contact[1].id] = contact[1]
+    session.folder.set_peers(tuple(contacts.values()))  # before anything can go wrong
     answered = await session.node.enter(tuple(contacts.values()))
     if contact is not None and not answered and not len(session.node.ledger.replica.records):
         raise PeerUnreachable(

@@ -107,7 +107,7 @@ def hardware() -> Hardware:
         cores=os.cpu_count() or 1,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         python=platform.python_version(),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
     )
 
 
