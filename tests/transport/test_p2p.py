@@ -83,9 +83,7 @@ def test_stopped_process_is_noticed_long_before_a_long_timeout(p2p_world, run, s
     run(p2p_world, scenario)
 
 
-def test_peer_that_dies_while_it_answers_is_noticed_before_a_long_timeout(p2p_world, run, spawn, monkeypatch):
-    monkeypatch.setattr("spikemesh.transport.p2p.SILENT_AFTER_S", 0.5)
-
+def test_peer_that_dies_while_it_answers_is_noticed_before_a_long_timeout(p2p_world, run, spawn):
     async def scenario(world):
         a = await world.node()
         process = await spawn(world.key())

@@ -7,6 +7,7 @@ because a stream that is merely dropped ends as if it were complete.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from iroh.iroh_ffi import EndpointAddr, EndpointId
@@ -82,6 +83,11 @@ class Link:
     def num_heard(self) -> int:
         """Datagrams received: grows within a round trip of any send while the peer lives, however busy it is."""
         return int(self.connection.stats().udp_rx_datagrams)
+
+    def poke(self) -> None:
+        """Makes a living peer's QUIC acknowledge something. It costs 30 bytes each way and the peer never reads it."""
+        with suppress(*FOREIGN_ERRORS):  # a closed connection shows where it is used
+            self.connection.send_datagram(b"")
 
     def round_trip_s(self) -> float:
         return (self.connection.rtt() or 0) / 1000

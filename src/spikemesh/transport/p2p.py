@@ -2,7 +2,8 @@
 
 One endpoint for the life of the process, one connection to a peer used in both directions and kept. A peer that was
 killed leaves a connection that looks open for 30 s; it is recognised because nothing comes back on it, not even an
-acknowledgement, while a request is on it, and then the request goes over a fresh one.
+acknowledgement, while a request is on it, and then the request goes over a fresh one. While an answer takes long, an
+empty datagram a second asks for that acknowledgement.
 """
 
 from __future__ import annotations
@@ -25,10 +26,7 @@ from spikemesh.transport.pool import ALPN, Pool
 speed_up_writes()
 
 STALE_AFTER_S = 1.0
-"""A connection on which nothing was heard for this long (or four round trips) after a request was sent is dead."""
-
-SILENT_AFTER_S = 12.0
-"""The same while an answer is awaited. iroh's endpoints send a sign of life every 5 s."""
+"""A connection on which nothing was heard for this long (or four round trips) while a request is on it is dead."""
 
 CLOSE_WAIT_S = 0.5
 
@@ -125,18 +123,20 @@ class P2PTransport:
         )
 
     async def _ask(self, peer: PeerAddress, message: bytes, timeout_s: float, max_reply_bytes: int) -> bytes:
-        cached = self._pool.newest(peer.id)
-        if cached is not None:
+        link = self._pool.newest(peer.id)
+        if link is not None:
             try:
-                patience_s = min(max(STALE_AFTER_S, 4 * cached.round_trip_s()), timeout_s / 3)
-                return await _ask_while_heard(cached, peer, message, max_reply_bytes, patience_s)
+                return await _ask_while_heard(link, peer, message, max_reply_bytes, timeout_s)
             except (_Stale, *FOREIGN_ERRORS) as error:
-                if cached.is_open and not isinstance(error, _Stale):
+                if link.is_open and not isinstance(error, _Stale):
                     raise PeerUnreachable(f"peer {peer} broke off its answer") from error
-                self._give_up(cached)
+                self._give_up(link)
         link = self._pool.newest(peer.id) or await self._pool.dial(peer, min(self._dial_timeout_s, timeout_s))
         try:
-            return await link.ask(peer, message, max_reply_bytes)
+            return await _ask_while_heard(link, peer, message, max_reply_bytes, timeout_s)
+        except _Stale:
+            self._give_up(link)
+            raise PeerUnreachable(f"peer {peer} fell silent") from None
         except FOREIGN_ERRORS as error:
             raise PeerUnreachable(f"peer {peer} broke off the connection") from error
 
@@ -222,9 +222,12 @@ class _Stale(Exception):
     """Nothing is heard on this connection."""
 
 
-async def _ask_while_heard(link: Link, peer: PeerAddress, message: bytes, max_reply_bytes: int, wait_s: float) -> bytes:
-    """The reply, or ``_Stale`` when nothing at all comes from the peer: for ``wait_s`` after the request was sent, or
-    for ``SILENT_AFTER_S`` later on."""
+async def _ask_while_heard(
+    link: Link, peer: PeerAddress, message: bytes, max_reply_bytes: int, timeout_s: float
+) -> bytes:
+    """The reply, or ``_Stale`` as soon as nothing at all came from the peer for a while, however late that is."""
+    round_trip_s = link.round_trip_s()
+    wait_s = max(2 * round_trip_s, min(max(STALE_AFTER_S, 4 * round_trip_s), timeout_s / 3))
     sent: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.ensure_future(link.ask(peer, message, max_reply_bytes, sent))
     either: set[asyncio.Future[Any]] = {task, sent}
@@ -235,7 +238,7 @@ async def _ask_while_heard(link: Link, peer: PeerAddress, message: bytes, max_re
             if link.num_heard() == heard:
                 raise _Stale
             heard = link.num_heard()
-            wait_s = SILENT_AFTER_S
+            link.poke()
         return task.result()
     finally:
         task.cancel()
