@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from spikemesh.errors import InvalidData
-from spikemesh.snn import Layout, ModelConfig, SpikingLM, dense_tensors, model_from_tensors, to_tensors
+from spikemesh.snn import (
+    Layout,
+    ModelConfig,
+    SpikingLM,
+    dense_tensors,
+    model_from_dense,
+    model_from_tensors,
+    to_tensors,
+)
 
 
 def test_coordinates_are_in_name_order_row_major_and_skip_the_mask(model: SpikingLM) -> None:
@@ -92,6 +100,26 @@ def test_tensors_that_do_not_fit_are_refused(model: SpikingLM, config: ModelConf
             pytest.fail(f"attack {number} was taken")
     with pytest.raises(InvalidData):
         model_from_tensors(ModelConfig(width=48, hidden=63, num_blocks=2, density=0.25), tensors)
+
+
+def test_a_dense_checkpoint_reads_back(model: SpikingLM, config: ModelConfig) -> None:
+    tensors = dense_tensors(model)
+    again = model_from_dense(config, tensors)
+    for (name, a), (_, b) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    name = "blocks.1.w_in.weight"
+    attacks: list[dict[str, npt.NDArray[Any]]] = [
+        {k: v for k, v in tensors.items() if k != name},
+        tensors | {"more": tensors[name]},
+        tensors | {name: tensors[name].T},
+        tensors | {name: tensors[name].astype(np.float64)},
+        tensors | {name: np.where(tensors[name] == 0, np.float32(1), tensors[name])},
+        tensors | {name: np.where(tensors[name] == 0, np.float32(0), np.float32(np.inf))},
+    ]
+    for number, attack in enumerate(attacks):
+        with pytest.raises(InvalidData):
+            model_from_dense(config, attack)
+            pytest.fail(f"attack {number} was taken")
 
 
 def test_padding_bits_of_a_mask_are_zero() -> None:

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from spikemesh.train import Bytes, Corpus, Document, Trainee, held_out_loss, held_out_windows, loss_on
+from spikemesh.train import (
+    Bytes,
+    Corpus,
+    Document,
+    Trainee,
+    bigram_loss,
+    held_out_loss,
+    held_out_windows,
+    loss_on,
+    unigram_loss,
+)
 
 
 def test_loss_is_the_mean_over_all_bytes(make_trainee: Callable[..., Trainee], text: Bytes) -> None:
@@ -27,3 +37,11 @@ def test_held_out_loss_is_deterministic(make_trainee: Callable[..., Trainee], te
     corpus = Corpus.of([Document("one.txt", bytes(np.tile(text, 1)[:60_000]))])
     model = make_trainee().model
     assert held_out_loss(model, corpus) == held_out_loss(model, corpus)
+
+
+def test_counting_baselines_know_what_they_can() -> None:
+    cycle = Corpus.of([Document("cycle.txt", bytes(range(16)) * 4000)])
+    assert unigram_loss(cycle) == pytest.approx(math.log(16), abs=0.01)
+    assert bigram_loss(cycle) == pytest.approx(0.0, abs=0.01)
+    coin = bytes(np.random.default_rng(1).integers(0, 2, 80_000, dtype=np.uint8))
+    assert bigram_loss(Corpus.of([Document("coin.txt", coin)])) == pytest.approx(math.log(2), abs=0.01)

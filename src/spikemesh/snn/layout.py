@@ -137,9 +137,14 @@ def model_from_dense(config: ModelConfig, tensors: Mapping[str, npt.NDArray[Any]
         raise InvalidData(f"expected the float32 tensors {wanted!s:.500}, got {seen!s:.500}")
     with torch.no_grad():
         for name, values, mask in _tensors(model):
-            values.copy_(torch.from_numpy(tensors[name]))
-            if mask is not None:
-                mask.copy_(values != 0)
+            if not bool(np.isfinite(tensors[name]).all()):
+                raise InvalidData(f"expected finite weights in {name}, got an infinity or NaN")
+            values.copy_(torch.from_numpy(np.array(tensors[name])))
+            if mask is None:
+                continue
+            if bool(((values != 0).sum(1) > mask.sum(1)).any()):
+                raise InvalidData(f"expected at most {int(mask[0].sum())} synapses per neuron in {name}, got more")
+            mask.copy_(values != 0)
     return model
 
 
