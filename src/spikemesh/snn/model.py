@@ -32,13 +32,16 @@ VOCAB = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What a model is, apart from its weights. Stored in the genesis, so every field is a plain scalar."""
+    """What a model is, apart from its weights. Stored in the genesis, so every field is a plain scalar.
 
-    width: int = 256
+    The defaults are measured: see docs/lab-notes.md.
+    """
+
+    width: int = 512
     """Channels of the stream of currents, D."""
-    hidden: int = 768
+    hidden: int = 1024
     """Neurons of each block's hidden population, H."""
-    num_blocks: int = 2
+    num_blocks: int = 1
     num_input_delays: int = 4
     """How many of the last tokens each channel's input current mixes."""
     num_axon_delays: int = 4
