@@ -62,14 +62,8 @@ class Report:
 
     def _add(self, name: str, value: float | str, unit: str, bar: float | None, holds: bool, against: str) -> None:
         value = value if isinstance(value, str) else float(f"{value:.5g}")
-        line: dict[str, object] = {
-            "name": name,
-            "value": value,
-            "unit": unit,
-            "bar": bar,
-            "holds": bool(holds),
-            "against": against,
-        }
+        line: dict[str, object] = {"name": name, "value": value, "unit": unit}
+        line |= {"bar": bar, "holds": bool(holds), "against": against}
         self._lines.append(line)
         print(json.dumps(line), flush=True)
 

@@ -203,6 +203,20 @@ def test_decoding_a_large_delta_takes_little_memory() -> None:
     assert peak < 8 * num_coordinates
 
 
+def test_sizes_are_judged_before_what_they_are_of() -> None:
+    attacks = {**dict(deltas.attacks()), **dict(deltas.large_attacks())}
+    for name, read, reason in (
+        ("a megabyte behind it", read_delta, "has at most"),
+        ("65536 sent, with their codes", read_delta, "has at most"),
+        ("41 sent, with their codes", read_delta, "more sent values than it has coordinates"),
+        ("16777215 sent", read_delta, "more sent values than it has coordinates"),
+        ("header of 4294967296 bytes", read_delta, "are allowed"),
+        ("low parts longer than the bytes", read_large_delta, "Golomb-Rice gaps"),
+    ):
+        with pytest.raises(InvalidData, match=reason):
+            read(attacks[name])
+
+
 def test_a_small_delta_in_a_large_run_is_refused_before_anything_is_made() -> None:
     tracemalloc.start()
     with pytest.raises(InvalidData, match="chunks"):
