@@ -88,6 +88,8 @@ def _run_and_die(node: Path, at: int, fault: int) -> tuple[int, bool]:
             for act in ACTS:
                 act(store)
                 os.write(write_end, b".")
+                if TRACES:
+                    os.write(1, b"acknowledge act \n")
         os._exit(0)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as acknowledged:
@@ -137,18 +139,26 @@ def _again(call: Callable[[], object], expected: type[StoreError], unharmed: Cal
 
 
 def _trace(folder: Path) -> None:
-    """Every call that changes the disk, and every acknowledgement, in order, on stdout."""
+    """Every call that changes the disk and every acknowledgement, in order, on stdout: of a calm run, and of one
+    process killed at each call with the restarted one after it. A restarted node asks for its blobs first."""
     FAULTS.faults_trace(1)
-    with Store.open(folder / "node") as store:
-        os.write(1, b"acknowledge open \n")
-        for number, act in enumerate(ACTS):
-            act(store)
-            os.write(1, f"acknowledge {number} \n".encode())
+    for at in range(1, 1000):
+        os.write(1, b"new - \n")
+        num_acknowledged, killed = _run_and_die(folder / str(at), at, KILL)
+        with Store.open(folder / str(at)) as store:
+            assert all(map(store.blobs.has, store.blobs.hashes()))
+            os.write(1, b"acknowledge restart \n")
+            for act in ACTS[num_acknowledged:]:
+                act(store)
+                os.write(1, b"acknowledge act \n")
+        if not killed:
+            break
 
 
 if __name__ == "__main__":
     FAULTS = ctypes.CDLL(None)
     mode, place = sys.argv[1], Path(sys.argv[2])
+    TRACES = mode == "trace"
     if mode == "trace":
         _trace(place)
     elif mode in ("kill", "torn"):

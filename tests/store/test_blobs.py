@@ -59,6 +59,20 @@ def test_a_damaged_blob_is_set_aside_and_can_be_fetched_again(store: Store, dama
     assert store.blobs.get(HASH) == DATA
 
 
+def test_a_read_that_went_wrong_once_takes_nothing_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when another thread has put the blob anew since, or memory flipped a bit."""
+    store.blobs.put(DATA)
+    honest, reads = Path.read_bytes, []
+
+    def damaged_once(path: Path) -> bytes:
+        reads.append(path)
+        return honest(path) if len(reads) > 1 else b"?" * len(DATA)
+
+    monkeypatch.setattr(Path, "read_bytes", damaged_once)
+    assert store.blobs.get(HASH) == DATA
+    assert store.blobs.has(HASH)
+
+
 def test_a_blob_of_the_wrong_length_is_written_anew(store: Store) -> None:
     store.blobs.put(DATA)
     blob_file(store).write_bytes(DATA[:3])

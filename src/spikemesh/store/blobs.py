@@ -11,7 +11,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from spikemesh.errors import BlobMissing, StoreCorrupt
-from spikemesh.store.files import discard, make_folder, remove_unfinished, sync_folder, write_unfinished
+from spikemesh.store.files import discard, make_folder, remove_unfinished, sync, write_unfinished
 from spikemesh.store.rim import os_errors
 
 HASH_BYTES = 32
@@ -35,7 +35,7 @@ class BlobStore:
             for shard in self._shards:
                 remove_unfinished(folder / shard)
                 self._total_bytes += sum(entry.stat().st_size for entry in _blob_entries(folder / shard))
-            sync_folder(folder)
+            sync(folder)
 
     @property
     def total_bytes(self) -> int:
@@ -128,28 +128,25 @@ class BlobStore:
 
     def _sync_shard(self, shard: Path) -> None:
         if shard.name in self._unsynced:
-            sync_folder(shard)
+            sync(shard)
             self._unsynced.discard(shard.name)
 
     def _make_shard(self, shard: Path) -> None:
         if shard.name not in self._shards:
             with contextlib.suppress(FileExistsError):
                 shard.mkdir()
-            sync_folder(self._folder)
+            sync(self._folder)
             self._shards.add(shard.name)
 
     def _publish(self, unfinished: Path, path: Path, num_bytes: int) -> None:
         """Give the synced file its name."""
         try:
-            replaced_bytes = self._length(path)
-            if replaced_bytes == num_bytes:  # another thread was faster
-                discard(unfinished)
-                return
+            replaced_bytes = path.stat().st_size if path.exists() else 0  # by another thread, or damaged
             unfinished.replace(path)
         except OSError:
             discard(unfinished)
             raise
-        self._total_bytes += num_bytes - (replaced_bytes or 0)
+        self._total_bytes += num_bytes - replaced_bytes
         self._unsynced.add(path.parent.name)
         self._sync_shard(path.parent)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from spikemesh.errors import StoreError
-from spikemesh.store.rim import corrupt, sqlite_errors
+from spikemesh.store.files import sync
+from spikemesh.store.rim import corrupt, os_errors, sqlite_errors
 
 FORMAT = 1
 """`user_version` of the file. A reader refuses every other number."""
@@ -51,6 +52,10 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._open = True
+        log = path.with_name(path.name + "-wal")
+        with os_errors("opening", path):
+            if log.exists():
+                sync(log)  # SQLite counts what a killed process wrote there as committed, synced or not
         with sqlite_errors("opening", path):
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
             try:

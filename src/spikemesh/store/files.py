@@ -29,7 +29,7 @@ def write_file_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         except OSError:
             discard(unfinished)
             raise
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def write_unfinished(path: Path, data: bytes, mode: int = 0o644) -> Path:
@@ -59,9 +59,9 @@ def discard(path: Path) -> None:
         path.unlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable: what was created, renamed or removed there."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Make the bytes of a file durable, or the names in a folder: what was created, renamed or removed there."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
@@ -75,7 +75,7 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-    sync_folder(folder.parent)
+    sync(folder.parent)
 
 
 def remove_unfinished(folder: Path) -> None:

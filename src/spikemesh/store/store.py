@@ -14,7 +14,7 @@ from blake3 import blake3
 from spikemesh.errors import StoreError
 from spikemesh.store.blobs import BlobStore
 from spikemesh.store.database import Database, make_seal
-from spikemesh.store.files import folder_lock, make_folder, remove_unfinished, sync_folder
+from spikemesh.store.files import folder_lock, make_folder, remove_unfinished, sync
 from spikemesh.store.rim import corrupt, os_errors
 
 ID_BYTES = 32
@@ -72,6 +72,9 @@ class Store:
             if not create and not path.is_file():
                 raise StoreError(f"{folder} holds no spikemesh node. Check the path, or join a run there first.")
             make_folder(folder)
+            if not path.exists():  # also for a process that was killed between making the folder and syncing that
+                with contextlib.suppress(PermissionError):  # a parent that is not ours to read
+                    sync(folder.parent)
         with contextlib.ExitStack() as held:
             held.enter_context(folder_lock(folder))
             with os_errors("opening", folder):
@@ -79,7 +82,7 @@ class Store:
                 blobs = BlobStore(folder / "blobs", folder / "corrupt")
                 database = Database(path)
                 held.callback(database.close)
-                sync_folder(folder)
+                sync(folder)
             return cls(folder, blobs, database, held.pop_all())
 
     def close(self) -> None:
