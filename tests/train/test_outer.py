@@ -25,7 +25,7 @@ def test_sent_and_error_add_up_to_what_was_carried() -> None:
     for seed in range(5):
         progress = random_progress(seed)
         delta, after = outer_step(state, progress, recipe, GRID)
-        np.testing.assert_allclose(after.momentum, 0.5 * state.momentum + progress, rtol=1e-6)
+        np.testing.assert_allclose(after.momentum, np.float32(recipe.momentum) * state.momentum + progress, rtol=1e-6)
         sent = np.zeros(1000, np.float32)
         sent[delta.indices] = delta.values(GRID)
         np.testing.assert_allclose(sent + after.error, 0.95 * state.error + after.momentum, atol=1e-6)

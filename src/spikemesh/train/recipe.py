@@ -32,7 +32,7 @@ class Recipe:
     weight_decay: float = 0.0
     grad_clip: float = 1.0
 
-    momentum: float = 0.5
+    momentum: float = 0.3
     """Of the outer step, kept by each author for itself."""
     error_decay: float = 0.95
     """Share of the unsent error that is kept from round to round."""
