@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class _StoredPeer(msgspec.Struct, frozen=True):
     id: str
     addresses: tuple[str, ...]
+    relay_url: str | None = None
 
 
 class RunFolder:
@@ -87,11 +88,14 @@ class RunFolder:
         """Where others were last seen. Only hints, so a damaged file is no peers."""
         with contextlib.suppress(OSError, msgspec.DecodeError, ValueError):
             stored = msgspec.json.decode((self.path / "peers.json").read_bytes(), type=list[_StoredPeer])
-            return tuple(PeerAddress(id=bytes.fromhex(peer.id), addresses=peer.addresses) for peer in stored)
+            return tuple(
+                PeerAddress(id=bytes.fromhex(peer.id), addresses=peer.addresses, relay_url=peer.relay_url)
+                for peer in stored
+            )
         return ()
 
     def set_peers(self, peers: tuple[PeerAddress, ...]) -> None:
-        stored = [_StoredPeer(peer.id.hex(), peer.addresses) for peer in peers]
+        stored = [_StoredPeer(peer.id.hex(), peer.addresses, peer.relay_url) for peer in peers]
         write_file_atomic(self.path / "peers.json", msgspec.json.encode(stored))
 
     def bind(self, wanted: str) -> str:

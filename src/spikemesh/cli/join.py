@@ -17,6 +17,7 @@ from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.model import build_model, save_model
 from spikemesh.codec import decode_ticket
 from spikemesh.errors import TicketError
+from spikemesh.node import address_of
 from spikemesh.transport import PeerAddress
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def join(
         place = RunFolder.existing(Path(run))
     else:
         run_id, peer = decode_ticket(run)
-        contact = run_id, PeerAddress(id=peer.id, addresses=peer.addresses, relay_url=peer.relay_url)
+        contact = run_id, address_of(peer)
         place = RunFolder(folder or Path("runs") / contact[0].hex()[:12])
         if place.has_genesis and place.run_id() != contact[0]:
             raise TicketError(f"{place.path} belongs to another run than this ticket. Choose another --folder.")

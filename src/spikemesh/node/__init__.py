@@ -6,6 +6,7 @@ from spikemesh.node.gossip import GossipConfig
 from spikemesh.node.identity import Identity
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.node import Door, Node
+from spikemesh.node.peers import address_of
 from spikemesh.node.statistics import NodeStatistics, VolunteerStatistics
 from spikemesh.node.volunteer import Plan, StepReport, Trainee, Update, Volunteer, run_round
 
@@ -24,6 +25,7 @@ __all__ = [
     "Update",
     "Volunteer",
     "VolunteerStatistics",
+    "address_of",
     "ask",
     "fetch_blob",
     "fetch_genesis",

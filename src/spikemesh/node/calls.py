@@ -26,15 +26,21 @@ from spikemesh.transport import PeerAddress, Transport
 
 Reply = TypeVar("Reply")
 
-REQUEST_TIMEOUT_S = 20.0
+REQUEST_TIMEOUT_S = 10.0
+SLOWEST_BYTES_PER_S = 64 * 1024
+"""A line of half a megabit per second still gets its blob parts; a lost small one is asked for again soon."""
 MAX_REPLY_BYTES = MAX_PART_BYTES + 64 * 1024
 
 
-async def ask(transport: Transport, peer: PeerAddress, message: Message, expected: type[Reply]) -> Reply:
+async def ask(
+    transport: Transport,
+    peer: PeerAddress,
+    message: Message,
+    expected: type[Reply],
+    timeout_s: float = REQUEST_TIMEOUT_S,
+) -> Reply:
     """The peer's reply. `PeerUnreachable` when there is none or it refuses, `InvalidData` when it is something else."""
-    data = await transport.request(
-        peer, encode_message(message), timeout_s=REQUEST_TIMEOUT_S, max_reply_bytes=MAX_REPLY_BYTES
-    )
+    data = await transport.request(peer, encode_message(message), timeout_s=timeout_s, max_reply_bytes=MAX_REPLY_BYTES)
     reply = decode_message(data)
     if isinstance(reply, Refused):
         raise PeerUnreachable(f"peer {peer} refused: {reply.text}")
@@ -69,7 +75,8 @@ async def _fetch_from(transport: Transport, peer: PeerAddress, digest: bytes, nu
     data = bytearray()
     while len(data) < num_bytes:
         wanted = min(MAX_PART_BYTES, num_bytes - len(data))
-        part = await ask(transport, peer, GetBlob(hash=digest, offset=len(data), length=wanted), BlobPart)
+        message = GetBlob(hash=digest, offset=len(data), length=wanted)
+        part = await ask(transport, peer, message, BlobPart, REQUEST_TIMEOUT_S + wanted / SLOWEST_BYTES_PER_S)
         if part.total_bytes != num_bytes or len(part.data) != wanted:
             raise InvalidData(
                 f"peer {peer} sent {len(part.data)} of {part.total_bytes} bytes, expected {wanted} of {num_bytes}"

@@ -19,7 +19,7 @@ from spikemesh.node.admission import Admission
 from spikemesh.node.calls import ask
 from spikemesh.node.clock import Clock
 from spikemesh.node.ledger import Ledger
-from spikemesh.node.peers import Peer, PeerTable
+from spikemesh.node.peers import Peer, PeerTable, address_of
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -64,19 +64,26 @@ class Gossip:
         self._news.set()
 
     async def push_forever(self) -> None:
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            chosen = self._peers.choose(self._config.fanout)
-            await asyncio.gather(*(self.exchange(peer) for peer in chosen))
+        """A peer that does not answer holds up nobody: there is one exchange per peer at most, each its own task."""
+        async with asyncio.TaskGroup() as exchanges:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                for peer in self._peers.choose(self._config.fanout):
+                    exchanges.create_task(self.exchange(peer))
 
     async def reconcile_forever(self) -> None:
-        while True:
-            await self._clock.sleep(self._config.period_s * self._rng.uniform(0.75, 1.25))
-            for peer in self._peers.choose(1):
-                await self.greet(peer.address)
-                peer.sync = SyncState()
-                await self.exchange(peer)
+        async with asyncio.TaskGroup() as exchanges:
+            while True:
+                await self._clock.sleep(self._config.period_s * self._rng.uniform(0.75, 1.25))
+                for peer in self._peers.choose(1):
+                    exchanges.create_task(self._reconcile(peer))
+
+    async def _reconcile(self, peer: Peer) -> None:
+        """Compare everything, whatever was said before."""
+        if peer.address.id not in self._busy and await self.greet(peer.address):
+            peer.sync = SyncState()
+            await self.exchange(peer)
 
     async def admit_forever(self) -> None:
         """Take in what peers brought of their own accord, in the order they came."""
@@ -92,10 +99,9 @@ class Gossip:
             log.info("no welcome: %s", error)
             self._peers.failed(address.id)
             return False
-        self._peers.learn(address)
         self._peers.succeeded(address.id)
         for other in welcome.peers:
-            self._peers.learn(PeerAddress(id=other.id, addresses=other.addresses))
+            self._peers.learn(address_of(other))
         return True
 
     async def exchange(self, peer: Peer) -> bool:

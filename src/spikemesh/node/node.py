@@ -29,12 +29,12 @@ from spikemesh.codec import (
     encode_message,
 )
 from spikemesh.crdt import Record, SyncMessage
-from spikemesh.errors import BlobMissing, InvalidData
+from spikemesh.errors import BlobMissing, InvalidData, PeerUnreachable
 from spikemesh.node.admission import Admission
 from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
-from spikemesh.node.peers import PeerTable
+from spikemesh.node.peers import PeerTable, address_of
 from spikemesh.node.snapshot import SnapshotDesk, fetch_snapshot, vouchers
 from spikemesh.transport import PeerAddress, Transport
 
@@ -106,11 +106,17 @@ class Node:
     async def enter(self, contacts: tuple[PeerAddress, ...]) -> int:
         """Greet `contacts`, catch up with whoever answers; returns how many did.
 
-        A node that lacks much of the history takes a snapshot first.
+        A node without any history takes a snapshot first; if nobody delivers one, gossip brings the history.
         """
+        for address in contacts:
+            self.peers.learn(address)  # who does not answer now is tried again later
         answered = [address for address in contacts if await self.gossip.greet(address)]
-        if answered and not len(self.ledger.replica.records):
-            await self._adopt_snapshot(answered[0])
+        for address in answered if not len(self.ledger.replica.records) else ():
+            try:
+                await self._adopt_snapshot(address)
+                break
+            except (PeerUnreachable, InvalidData) as error:
+                log.info("no snapshot: %s", error)
         for peer in self.peers.choose(len(answered)):
             await self.gossip.exchange(peer)
         return len(answered)
@@ -165,7 +171,7 @@ class Node:
         if hello.address.id != peer_id:
             return Refused(reason="identity", text="the hello names another key than the connection")
         known = [_info(address) for address in self.peers.addresses() if address.id != peer_id]
-        self.peers.learn(PeerAddress(id=peer_id, addresses=hello.address.addresses))
+        self.peers.learn(address_of(hello.address))
         return Welcome(peers=tuple(known[:MAX_WELCOME_PEERS]))
 
     def _blob_part(self, wanted: GetBlob) -> Message:
@@ -186,4 +192,4 @@ class Node:
 
 
 def _info(address: PeerAddress) -> PeerInfo:
-    return PeerInfo(id=address.id, addresses=address.addresses)
+    return PeerInfo(id=address.id, addresses=address.addresses, relay_url=address.relay_url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from spikemesh.codec import PeerInfo
 from spikemesh.crdt import SyncState
 from spikemesh.node.clock import Clock
 from spikemesh.transport import PeerAddress
@@ -12,6 +13,11 @@ from spikemesh.transport import PeerAddress
 MAX_PEERS = 256
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 30.0
+
+
+def address_of(info: PeerInfo) -> PeerAddress:
+    """A peer's address as a message or a ticket carries it, for the transport."""
+    return PeerAddress(id=info.id, addresses=info.addresses, relay_url=info.relay_url)
 
 
 @dataclass
