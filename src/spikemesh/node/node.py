@@ -35,15 +35,15 @@ from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import PeerTable, address_of
-from spikemesh.node.snapshot import SnapshotDesk, fetch_snapshot, vouchers
+from spikemesh.node.snapshot import SnapshotDesk, ask_for_offer, fetch_snapshot, vouchers
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
 
 MAX_WELCOME_PEERS = 64
 SNAPSHOT_TRIES = 5
-SNAPSHOT_WORTH = 8
-"""Contributions a newcomer lacks from which on a snapshot is taken instead of their deltas, one by one."""
+SNAPSHOT_WORTH_BYTES = 2048
+"""Of records, about eight, from which on a snapshot is smaller than their deltas, one by one."""
 
 
 class Door:
@@ -124,15 +124,15 @@ class Node:
     async def _adopt_snapshot(self, peer: PeerAddress) -> None:
         """Take over a peer's sum, vouched for by another peer where one passed through the same set of records."""
         for attempt in range(SNAPSHOT_TRIES):
-            snapshot = await fetch_snapshot(self.transport, peer, self.ledger)
-            if len(snapshot.records.visible) < SNAPSHOT_WORTH:
+            offer = await ask_for_offer(self.transport, peer, self.ledger)
+            if offer.records_bytes < SNAPSHOT_WORTH_BYTES:
                 return
             others = tuple(address for address in self.peers.addresses() if address.id != peer.id)
-            self.num_vouchers = await vouchers(self.transport, others, snapshot)
+            self.num_vouchers = await vouchers(self.transport, others, offer)
             if self.num_vouchers or not others:
                 break
             await self.clock.sleep(0.2 * 2**attempt)
-        await self.admission.adopt(snapshot)
+        await self.admission.adopt(await fetch_snapshot(self.transport, peer, self.ledger, offer))
         self.started_from_snapshot = True
 
     async def serve(self, peer_id: bytes, request: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """A newcomer's start: a peer's replica as it stands, instead of replaying its history.
 
-A snapshot is a pair that belongs together: the signed records, and the chunks of the sum they add up to. Each piece is
-fetched by its hash. The records are verified one by one; the sum is believed when another peer vouches that the same
-records gave it the same digest, and compared with everybody's from then on.
+A snapshot is a pair that belongs together: the signed records, and the chunks of the sum they add up to. First another
+peer is asked to vouch that the same records gave it the same sum; then each piece is fetched by its hash and the records
+are verified one by one. From then on the sum is compared with everybody's, as anyone's is.
 """
 
 from __future__ import annotations
@@ -67,19 +67,23 @@ def _make_offer(replica: Replica) -> _Offer:
     return _Offer(message, {**chunks, message.records_hash: wires})
 
 
-async def fetch_snapshot(transport: Transport, peer: PeerAddress, ledger: Ledger) -> Replica:
-    """A peer's replica, complete and consistent in itself; whether its sum is right is for `vouchers` to say."""
+async def ask_for_offer(transport: Transport, peer: PeerAddress, ledger: Ledger) -> Snapshot:
+    """What a peer has to offer now, in sizes that this run can have."""
     offer = await ask(transport, peer, GetSnapshot(run_id=ledger.run_id), Snapshot)
-    sizes = [min(CHUNK_COORDINATES, ledger.num_coordinates - s) for s in _starts(ledger.num_coordinates)]
-    if len(offer.chunk_hashes) != len(sizes) or offer.records_bytes > MAX_RECORDS_BYTES:
+    if len(offer.chunk_hashes) != len(_sizes(ledger)) or offer.records_bytes > MAX_RECORDS_BYTES:
         raise InvalidData(
             f"peer {peer} offers a snapshot of {len(offer.chunk_hashes)} chunks and {offer.records_bytes} bytes of "
-            f"records; this run has {len(sizes)} chunks, and {MAX_RECORDS_BYTES} bytes are the most we take"
+            f"records; this run has {len(_sizes(ledger))} chunks, and {MAX_RECORDS_BYTES} bytes are the most we take"
         )
+    return offer
+
+
+async def fetch_snapshot(transport: Transport, peer: PeerAddress, ledger: Ledger, offer: Snapshot) -> Replica:
+    """The replica that a peer offered, complete and consistent; whether its sum is right is for `vouchers` to say."""
     packed = await fetch_blob(transport, [peer], offer.records_hash, offer.records_bytes)
     chunks = [
         await fetch_blob(transport, [peer], digest, size * 8)
-        for digest, size in zip(offer.chunk_hashes, sizes, strict=True)
+        for digest, size in zip(offer.chunk_hashes, _sizes(ledger), strict=True)
     ]
     records = RecordSet(ledger.replica.records.retractors).insert(
         decode_record(wire, run_id=ledger.run_id) for wire in unpack_wires(packed)
@@ -90,23 +94,25 @@ async def fetch_snapshot(transport: Transport, peer: PeerAddress, ledger: Ledger
     return replica
 
 
-async def vouchers(transport: Transport, peers: tuple[PeerAddress, ...], snapshot: Replica) -> int:
+async def vouchers(transport: Transport, peers: tuple[PeerAddress, ...], offer: Snapshot) -> int:
     """How many of `peers` had the same sum for the same records. `Divergence` if one had another sum."""
     count = 0
     for peer in peers[:MAX_VOUCHERS]:
         try:
-            reply = await ask(transport, peer, Vouch(set_digest=snapshot.records.digest), Vouched)
+            reply = await ask(transport, peer, Vouch(set_digest=offer.set_digest), Vouched)
         except (PeerUnreachable, InvalidData) as error:
             log.info("peer %s does not vouch: %s", peer, error)
             continue
-        if reply.sum_digest not in (None, snapshot.sum.digest):
+        if reply.sum_digest not in (None, offer.sum_digest):
             raise Divergence(
-                f"peer {peer} holds another sum for the same {len(snapshot.records)} records. One of the two is "
+                f"peer {peer} holds another sum for the same records than the one that offers them. One of the two is "
                 "wrong, so neither is taken; join through another peer."
             )
         count += reply.sum_digest is not None
     return count
 
 
-def _starts(num_coordinates: int) -> range:
-    return range(0, num_coordinates, CHUNK_COORDINATES)
+def _sizes(ledger: Ledger) -> list[int]:
+    """Coordinates in each chunk of the run's sum."""
+    starts = range(0, ledger.num_coordinates, CHUNK_COORDINATES)
+    return [min(CHUNK_COORDINATES, ledger.num_coordinates - start) for start in starts]

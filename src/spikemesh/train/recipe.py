@@ -13,9 +13,9 @@ from spikemesh.snn.settings import check_bounds, read_settings
 class Recipe:
     """How a volunteer trains and what it publishes. The defaults are measured: see docs/lab-notes.md."""
 
-    num_rounds: int = 24
+    num_rounds: int = 48
     """Contributions that one volunteer makes to the run."""
-    steps_per_round: int = 20
+    steps_per_round: int = 10
     batch_size: int = 8
     num_tokens: int = 128
     """Length of a training window, in bytes."""
