@@ -1,7 +1,7 @@
 """A newcomer's start: a peer's replica as it stands, instead of replaying its history.
 
-A snapshot is a pair that belongs together: the signed records, and the chunks of the sum they add up to. First another
-peer is asked to vouch that the same records gave it the same sum; then each piece is fetched by its hash and the records
+A snapshot is a pair that belongs together: the signed records, and the chunks of the sum they add up to. Another peer
+first vouches that the same records gave it the same sum; then each piece is fetched by its hash and the records
 are verified one by one. From then on the sum is compared with everybody's, as anyone's is.
 """
 

@@ -1,0 +1,183 @@
+"""A volunteer's rounds: what it publishes, what it takes in meanwhile, and where it goes on after any crash."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spikemesh.crdt import CausalContext, PastEntry
+from spikemesh.node import Node, Plan, Volunteer, run_round
+from spikemesh.node.volunteer import crowd
+from tests.node.world import THETA0, NumpyTrainee, World, contribution, digests, identity, in_world, publish
+
+
+def volunteer(world: World, node: Node, number: int, *, num_rounds: int = 4) -> tuple[Volunteer, NumpyTrainee]:
+    trainee = NumpyTrainee(number)
+    folder = world.folder / f"node-{number}"
+    plan = Plan(num_rounds=num_rounds, steps_per_round=3)
+    return (
+        Volunteer(node=node, identity=identity(number), trainee=trainee, plan=plan, folder=folder, clock=world.clock),
+        trainee,
+    )
+
+
+def test_rounds_are_published_and_come_back_through_the_merge(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        node = await world.start(1)
+        worker, trainee = volunteer(world, node, 1)
+        await worker.run()
+        assert run_round(node.ledger.replica.records) == 4
+        assert worker.statistics().state == "done"
+        assert worker.statistics().num_tokens == 4 * 3 * 2
+        theta = node.ledger.resolve(node.ledger.replica)
+        assert not np.array_equal(theta, THETA0)
+        np.testing.assert_array_equal(trainee.absorbed[0], THETA0)
+
+    in_world(tmp_path, story)
+
+
+def test_two_volunteers_end_with_the_same_model_and_count_each_other(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first = await world.start(1)
+        second = await world.start(2, first)
+        workers = [volunteer(world, first, 1), volunteer(world, second, 2)]
+        await asyncio.gather(*(worker.run() for worker, _ in workers))
+        await world.until_equal(first, second)
+        assert {n for _, trainee in workers for n, _ in trainee.extracted} <= {1, 2}
+        assert any(n == 2 for _, trainee in workers for n, _ in trainee.extracted)
+
+    in_world(tmp_path, story)
+
+
+def test_what_others_send_is_added_between_two_steps_and_own_progress_is_kept(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        node = await world.start(1)
+        trainee = NumpyTrainee(1)
+        worker, _ = volunteer(world, node, 1)
+        worker._trainee = trainee  # type: ignore[assignment]
+        record, delta = contribution(5, 1)
+        seen: list[Any] = []
+        original = trainee.train
+
+        def train(num_steps: int, progress: float, poll: Any, on_step: Any) -> None:
+            original(1, progress, poll, on_step)
+            before, base = trainee.live.copy(), trainee.base.copy()
+            node.ledger.insert([record], {record.body.delta_hash: delta})  # type: ignore[union-attr]
+            assert trainee.live is not None
+            theta = poll()
+            trainee.absorb(theta)
+            seen.append((before - base, trainee.live - trainee.base))
+
+        trainee.train = train  # type: ignore[method-assign]
+        await worker._train_until_cancelled(0)
+        own_before, own_after = seen[0]
+        np.testing.assert_allclose(own_after, own_before, atol=1e-6)
+
+    in_world(tmp_path, story)
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the record of the last round", "the newest state"])
+def test_a_restart_goes_on_after_the_last_published_round(tmp_path: Path, lost: str) -> None:
+    """Killed after publishing, between writing the state and publishing, or with a disk that lost the state."""
+
+    async def story(world: World) -> None:
+        node = await world.start(1)
+        worker, trainee = volunteer(world, node, 1, num_rounds=3)
+        if lost == "the record of the last round":
+            await _fail_to_publish(node, worker, after=2)
+        else:
+            await worker.run()
+        published = node.ledger.replica.records.context.last(node.id)
+        state = trainee.state()
+        await world.stop(1)
+        if lost == "the newest state":
+            (tmp_path / "node-1" / "trainee" / f"{published}.safetensors").unlink()
+        node = await world.start(1)
+        worker, again = volunteer(world, node, 1, num_rounds=5)
+        worker._load_state()
+        assert again.step == {"nothing": 9, "the record of the last round": 6, "the newest state": 0}[lost]
+        if lost == "nothing":
+            np.testing.assert_array_equal(again.live - again.base, state["live"] - state["base"])
+        await worker.run()
+        records = node.ledger.replica.records
+        assert not records.equivocations
+        assert records.context.prefix(node.id) == 5
+
+    in_world(tmp_path, story)
+
+
+async def _fail_to_publish(node: Node, worker: Volunteer, *, after: int) -> None:
+    """Run until `after` rounds are published; the process dies before the next record is on the disk."""
+    publish_really = node.publish
+
+    async def publish_or_die(record: Any, blobs: Any) -> None:
+        if record.seq > after:
+            raise KeyboardInterrupt
+        await publish_really(record, blobs)
+
+    node.publish = publish_or_die  # type: ignore[method-assign]
+    try:
+        await worker.run()
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("it should have died")
+
+
+def test_cancelled_it_leaves_between_two_steps(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        node = await world.start(1)
+        worker, trainee = volunteer(world, node, 1)
+        task: asyncio.Future[None] = asyncio.ensure_future(worker.run())
+        original = trainee.train
+
+        def cancel_in_the_middle(num_steps: int, progress: float, poll: Any, on_step: Any) -> None:
+            worker._stopping = True
+            original(num_steps, progress, poll, on_step)
+
+        trainee.train = cancel_in_the_middle  # type: ignore[method-assign]
+        result = await asyncio.gather(task, return_exceptions=True)
+        assert type(result[0]).__name__ == "_Stopped"
+        assert trainee.step == 1
+        assert len(node.ledger.replica.records) == 0
+
+    in_world(tmp_path, story)
+
+
+def test_a_latecomer_counts_rounds_with_the_run(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first = await world.start(1)
+        for seq in range(1, 4):
+            await publish(first, *contribution(1, seq))
+        late = await world.start(2, first)
+        worker, _ = volunteer(world, late, 2, num_rounds=4)
+        await worker.run()
+        assert run_round(late.ledger.replica.records) == 4
+        await world.until_equal(first, late)
+        assert digests(first) == digests(late)
+
+    in_world(tmp_path, story)
+
+
+def context(**last: int) -> CausalContext:
+    return CausalContext.from_entries(PastEntry(name.encode().ljust(32), seq) for name, seq in last.items())
+
+
+@pytest.mark.parametrize(
+    ("window", "now", "alive", "expected"),
+    [
+        ([context(), context()], context(), 0, (1, 0.0)),
+        ([context(), context()], context(), 3, (4, 0.0)),
+        ([context(me=1, a=1), context(me=2, a=2)], context(me=2, a=3), 5, (2, 0.0)),
+        ([context(a=1, b=1), context(a=2, b=2)], context(a=3, b=3, c=1), 5, (4, 0.0)),
+        ([context(a=1), context(a=4)], context(a=7), 1, (2, 2.0)),
+        ([context(a=5), context(a=5)], context(a=5), 1, (2, 0.0)),
+    ],
+)
+def test_how_many_authors_share_a_round_and_how_late_it_is(
+    window: list[CausalContext], now: CausalContext, alive: int, expected: tuple[int, float]
+) -> None:
+    assert crowd(window, now, b"me".ljust(32), alive) == expected
