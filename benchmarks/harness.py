@@ -14,11 +14,13 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
+
+from spikemesh.cli.hardware import hardware
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -71,34 +73,6 @@ class Report:
         return {
             "command": " ".join(("python", f"benchmarks/{self._script}.py", *self._arguments)),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "hardware": hardware(),
+            "hardware": msgspec.to_builtins(hardware()) | {"numpy": importlib.metadata.version("numpy")},
             "results": self._lines,
         }
-
-
-def hardware() -> dict[str, object]:
-    """The machine and the versions that numbers depend on."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "numpy": _version("numpy"),
-        "torch": _version("torch"),
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

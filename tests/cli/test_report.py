@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.cli.samples import DIGEST, hostile_report, node, report
 
 from spikemesh.cli.report import LossReport, checks, passed, read_report, show_report, summary_lines, write_report
 from spikemesh.errors import InvalidData, StoreError
+from tests.cli.samples import DIGEST, hostile_report, node, report
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.cli.samples import DIGEST, hostile_report, node, report
 
 from spikemesh.cli.report import HistoryNode, HistoryPoint, summary_lines, write_report
 from spikemesh.cli.report_plots import spread, traffic
+from tests.cli.samples import DIGEST, hostile_report, node, report
 
 VOID = frozenset(("meta", "link", "br", "img"))
 

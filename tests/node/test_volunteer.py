@@ -181,3 +181,25 @@ def test_how_many_authors_share_a_round_and_how_late_it_is(
     window: list[CausalContext], now: CausalContext, alive: int, expected: tuple[int, float]
 ) -> None:
     assert crowd(window, now, b"me".ljust(32), alive) == expected
+
+
+def test_a_record_whose_delta_rotted_comes_back_and_its_number_is_not_used_again(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first = await world.start(1)
+        second = await world.start(2, first)
+        worker, _ = volunteer(world, second, 2, num_rounds=3)
+        await worker.run()
+        await world.until_equal(first, second)
+        before = digests(second)
+        last = next(r for r in second.ledger.replica.records if r.seq == 3)
+        await world.stop(2)
+        name = last.body.delta_hash.hex()  # type: ignore[union-attr]
+        (tmp_path / "node-2" / "blobs" / name[:2] / name).write_bytes(b"rotten")
+        again = await world.start(2)
+        assert len(again.ledger.replica.records) == 2
+        assert again.ledger.next_seq(again.id) == 4
+        await again.enter((first.transport.address,))
+        await world.until_equal(first, again)
+        assert digests(again) == before
+
+    in_world(tmp_path, story)

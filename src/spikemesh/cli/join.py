@@ -90,6 +90,8 @@ async def _join(
         print(f"ticket {session.ticket}", flush=True)
         learner = (lambda: _volunteer(session, data, shard, seed, threads)) if train else None
         await _until_signal(_take_part(session, contact, learner))
+        if train:
+            await asyncio.to_thread(export_model, session)
         replica = session.node.ledger.replica
         print(f"left with {len(replica.records.visible)} contributions, digest {replica.sum.digest.hex()}")
 

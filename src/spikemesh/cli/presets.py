@@ -20,7 +20,7 @@ def find_preset(name: str) -> tuple[ModelConfig, Recipe]:
         "demo": (ModelConfig(), Recipe()),
         "tiny": (
             ModelConfig(width=32, hidden=64, num_blocks=1, density=0.25),
-            Recipe(num_rounds=12, steps_per_round=4, batch_size=4, num_tokens=32),
+            Recipe(num_rounds=60, steps_per_round=4, batch_size=4, num_tokens=32),
         ),
     }
     if name not in presets:

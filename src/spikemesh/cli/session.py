@@ -107,10 +107,13 @@ class Session:
         )
 
     async def tell_forever(self, volunteer: Volunteer | None) -> None:
-        """Keep `status.json` and `peers.json` up to date."""
-        while True:
+        """Keep `status.json` and `peers.json` up to date, and leave the last word in them."""
+        try:
+            while True:
+                self.tell(volunteer)
+                await asyncio.sleep(STATUS_PERIOD_S)
+        finally:
             self.tell(volunteer)
-            await asyncio.sleep(STATUS_PERIOD_S)
 
     def tell(self, volunteer: Volunteer | None) -> None:
         self.folder.set_statistics(self.statistics(volunteer))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +10,9 @@ from typing import TYPE_CHECKING
 from spikemesh import __version__
 from spikemesh.cli.baselines import Baselines
 from spikemesh.cli.folder import RunFolder
+from spikemesh.cli.hardware import hardware
 from spikemesh.cli.model import load_model
-from spikemesh.cli.report import Hardware, LossReport, NodeReport, Report, WireReport, write_report
+from spikemesh.cli.report import LossReport, NodeReport, Report, WireReport, write_report
 from spikemesh.cli.stage import Stage
 from spikemesh.codec import decode_record, run_id
 from spikemesh.crdt import Contribution
@@ -96,28 +95,6 @@ def node_report(name: str, seen: NodeStatistics | None, *, killed: bool, late: b
         started_from_snapshot=seen.started_from_snapshot,
         num_vouchers=seen.num_vouchers,
     )
-
-
-def hardware() -> Hardware:
-    """What this runs on."""
-    import torch
-
-    return Hardware(
-        cpu=_cpu_name(),
-        cores=os.cpu_count() or 1,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        python=platform.python_version(),
-        torch=str(torch.__version__),
-    )
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _losses(model: SpikingLM, corpus: Corpus, baselines: Baselines) -> LossReport:

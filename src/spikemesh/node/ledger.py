@@ -7,8 +7,9 @@ folded since are folded again.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,10 @@ from blake3 import blake3
 
 from spikemesh.codec import decode_delta, decode_record
 from spikemesh.crdt import Contribution, Delta, Genesis, IntegerSum, Record, RecordSet, Replica
-from spikemesh.errors import InvalidData, StoreCorrupt
+from spikemesh.errors import BlobMissing, InvalidData, StoreCorrupt
 from spikemesh.store import RecordRow, Store
+
+log = logging.getLogger("spikemesh.node")
 
 SAVE_EVERY = 16
 """Inserts between two saves of the sum: what a restart after a crash folds again at most."""
@@ -36,30 +39,49 @@ class Ledger:
         self.store, self.replica = store, replica
         self._saved_chunks: tuple[object, ...] = (None,) * len(replica.sum.chunks)
         self._unsaved = 0
+        self._last_stored: dict[bytes, int] = {}
         self._history: OrderedDict[bytes, bytes] = OrderedDict()
         self._remember()
 
     @classmethod
     def open(cls, store: Store, genesis: Genesis, run_id: bytes, theta0: npt.NDArray[np.float32]) -> Ledger:
-        """Read back what the store holds: the saved sum, and every record with its fold brought up to date."""
-        records = RecordSet(frozenset((genesis.founder,))).insert(
-            decode_record(row.wire, run_id=run_id) for row in store.records()
-        )
-        ledger = cls(store, genesis, run_id, theta0, Replica.empty(genesis.num_coordinates, records.retractors))
+        """Read back what the store holds: the saved sum, and every record with its fold brought up to date.
+
+        A record that the saved sum does not count and whose blob is gone or damaged is left out: gossip brings both
+        again, as it does for a record that never came.
+        """
+        empty = RecordSet(frozenset((genesis.founder,)))
+        ledger = cls(store, genesis, run_id, theta0, Replica(empty, IntegerSum.zero(genesis.num_coordinates)))
         saved = store.load_sum()
-        if saved is None:
-            ledger.replica = ledger.replica.insert(records, ledger.delta)
-        else:
+        counted = frozenset[bytes]() if saved is None else saved.folded_ids
+        total = ledger.replica.sum
+        if saved is not None:
             total = IntegerSum.from_bytes(genesis.num_coordinates, saved.chunks)
-            if total.digest != saved.digest:
-                raise StoreCorrupt(
-                    f"the saved sum in {store.folder} does not match its digest. Delete node.sqlite there and join "
-                    "again: the records come back from any peer, and your identity is kept."
-                )
-            ledger.replica = Replica.restore(records, total, saved.folded_ids, ledger.delta)
             ledger._saved_chunks = total.chunks
+        stored = list(ledger._stored())
+        held = [record for record in stored if record.id in counted or ledger._has_delta(record)]
+        ledger.replica = Replica.restore(empty.insert(held), total, counted, ledger.delta, known=stored)
         ledger._remember()
         return ledger
+
+    def _stored(self) -> Iterator[Record]:
+        for row in self.store.records():
+            self._last_stored[row.author] = max(row.seq, self._last_stored.get(row.author, 0))
+            yield decode_record(row.wire, run_id=self.run_id)
+
+    def _has_delta(self, record: Record) -> bool:
+        if not isinstance(record.body, Contribution):
+            return True
+        try:
+            self.store.blobs.get(record.body.delta_hash)
+        except (BlobMissing, StoreCorrupt) as error:
+            log.warning("left out a record until its delta comes again: %s", error)
+            return False
+        return True
+
+    def next_seq(self, author: bytes) -> int:
+        """The number that an author's next record may have: above all that were ever on this disk, in use or not."""
+        return 1 + max(self.replica.records.context.last(author), self._last_stored.get(author, 0))
 
     @property
     def num_coordinates(self) -> int:

@@ -169,7 +169,7 @@ class Volunteer:
         contribution = Contribution(
             run_id=self._node.ledger.run_id,
             author=self._node.id,
-            seq=context.last(self._node.id) + 1,
+            seq=self._node.ledger.next_seq(self._node.id),
             past=bounded_past(context, self._node.id),
             weight=update.weight,
             delta_hash=blake3(update.delta).digest(),
