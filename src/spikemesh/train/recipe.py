@@ -20,7 +20,7 @@ class Recipe:
     num_tokens: int = 128
     """Length of a training window, in bytes."""
 
-    learning_rate: float = 0.05
+    learning_rate: float = 0.07
     embedding_rate_scale: float = 2.0
     """The embedding's learning rate, relative to the others'."""
     warmup: float = 0.05
@@ -38,7 +38,7 @@ class Recipe:
     """Share of the unsent error that is kept from round to round."""
     sent_density: float = 0.25
     """Share of the coordinates that a delta sends."""
-    weight_power: float = 1.0
+    weight_power: float = 0.85
     """A delta's weight is 1 / num_authors ** weight_power: 1 averages, 0.5 is the square-root rule."""
 
     def __post_init__(self) -> None:
