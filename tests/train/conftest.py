@@ -30,7 +30,15 @@ def config() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def recipe() -> Recipe:
-    return Recipe(num_rounds=4, steps_per_round=3, batch_size=4, num_tokens=32, learning_rate=0.02, weight_decay=0.01)
+    return Recipe(
+        num_rounds=4,
+        steps_per_round=3,
+        batch_size=4,
+        num_tokens=32,
+        learning_rate=0.02,
+        weight_decay=0.01,
+        weight_power=1.0,
+    )
 
 
 @pytest.fixture(scope="session")
