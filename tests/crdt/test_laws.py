@@ -40,6 +40,7 @@ def test_every_state_type_has_a_strategy() -> None:
 @pytest.mark.parametrize("law", laws.LAWS.values(), ids=laws.LAWS.keys())
 @pytest.mark.parametrize("kind", STATE_TYPES, ids=lambda kind: kind.__name__)
 def test_law(kind: type, law: Callable[[Case], None]) -> None:
+    @settings(max_examples=100)
     @given(CASES[kind])
     def check(case: Case) -> None:
         law(case)

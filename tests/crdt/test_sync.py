@@ -199,6 +199,32 @@ def test_proofs_that_the_peer_has_are_not_sent_again() -> None:
     assert_equal(a, b)
 
 
+def test_proof_goes_along_with_what_is_lacking() -> None:
+    """A peer that lacks later records of the author gets the proof with them, not the author's whole log after."""
+    log, later = history(AUTHORS[0], range(1, 50)), history(AUTHORS[0], [50])
+    forged = history(AUTHORS[0], [7], payload=1)
+    a, b = make_nodes(universe_of(log, later, forged), [*log, *later, *forged], log)
+    transcript = talk(a, b, wires_of(log, later, forged), max_messages=FEW)
+    assert set(transcript.records_by(0)) == {record.wire for record in (log[6], *later, *forged)}
+    assert_equal(a, b)
+
+
+def test_equals_send_no_records_whatever_their_tables_say() -> None:
+    """Both got news from a third node, so their tables of each other are old; equal digests say that all is there."""
+    mine, theirs, news = history(AUTHORS[0], [1]), history(AUTHORS[1], [1]), history(AUTHORS[2], [1, 2])
+    a, b = make_nodes(universe_of(mine, theirs, news), mine, theirs)
+    wires = wires_of(mine, theirs, news)
+    talk(a, b, wires)
+    for node in (a, b):
+        node.replica = node.replica.insert(news, node.universe.delta)
+    set_digest, sum_digest = b.digests
+    a.hear(1, SyncMessage(set_digest=set_digest, sum_digest=sum_digest), wires)
+    answer = a.speak(1)
+    assert answer is not None
+    assert not answer.records
+    assert answer.table is None
+
+
 # Forgetting: a node may start over with a peer at any time, and the peer does not know that it did.
 
 
@@ -237,6 +263,30 @@ def test_news_on_the_side_that_started_over_get_through() -> None:
     a.forget(1)
     talk(a, b, wires, max_messages=FEW)
     assert_equal(a, b)
+
+
+def test_question_is_asked_until_something_is_heard() -> None:
+    """The first question is lost; what A says next, with news, must be a question again."""
+    mine, theirs, news = history(AUTHORS[0], [1]), history(AUTHORS[1], [1]), history(AUTHORS[0], [2])
+    a, b = make_nodes(universe_of(mine, theirs, news), mine, [*mine, *theirs])
+    wires = wires_of(mine, theirs, news)
+    talk(a, b, wires)
+    a.forget(1)
+    assert a.speak(1) is not None
+    a.replica = a.replica.insert(news, a.universe.delta)
+    talk(a, b, wires, max_messages=FEW)
+    assert_equal(a, b)
+
+
+def test_question_is_answered_by_an_equal() -> None:
+    """B has said its digests long ago. Asked again it says them again, or A would not know that they are equal."""
+    universe = build_universe(300)
+    a, b = make_nodes(universe, universe.records, universe.records)
+    talk(a, b, {})
+    a.forget(1)
+    transcript = talk(a, b, {})
+    assert [speaker for speaker, _ in transcript.said] == [0, 1]
+    assert a.states[1].their_digest == a.replica.records.digest
 
 
 @pytest.mark.parametrize("lost", range(6))
