@@ -191,23 +191,44 @@ def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, text: Path) 
     assert before < after
 
 
-@pytest.mark.parametrize("damaged", ["node.sqlite", "blobs", "genesis.msgpack", "identity.key"])
-def test_a_corrupted_store_is_explained(finished: Path, tmp_path: Path, damaged: str) -> None:
+def _damage_a_record(folder: Path) -> None:
+    with Store.open(folder, create=False) as store:
+        wire = next(store.records()).wire
+    _flip(folder / "node.sqlite", wire)
+
+
+def _damage_the_start(folder: Path) -> None:
+    name = RunFolder(folder).genesis().init_hash.hex()
+    _flip(folder / "blobs" / name[:2] / name)
+
+
+def _damage_the_genesis(folder: Path) -> None:
+    _flip(folder / "genesis.msgpack")
+
+
+def _cut_the_key(folder: Path) -> None:
+    (folder / "identity.key").write_bytes((folder / "identity.key").read_bytes()[:-1])
+
+
+def _flip(path: Path, within: bytes | None = None) -> None:
+    """Invert 16 bytes in the middle of a file, or of a part of it."""
+    data = bytearray(path.read_bytes())
+    start, length = (0, len(data)) if within is None else (data.index(within[:64]), 64)
+    middle = start + length // 2
+    data[middle : middle + 16] = bytes(byte ^ 0xFF for byte in data[middle : middle + 16])
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [_damage_a_record, _damage_the_start, _damage_the_genesis, _cut_the_key])
+def test_a_corrupted_store_is_explained(finished: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     folder = tmp_path / "node"
     shutil.copytree(finished / "node-1", folder)
-    path = folder / damaged
-    if damaged == "blobs":
-        start = RunFolder(folder).genesis().init_hash.hex()
-        path = folder / "blobs" / start[:2] / start
-    data = bytearray(path.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 64] = bytes(byte ^ 0xFF for byte in data[middle : middle + 64])
-    path.write_bytes(data[:-1] if damaged == "identity.key" else data)
-    others = {p: p.read_bytes() for p in folder.rglob("*.safetensors")}
+    damage(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
     result = spikemesh("join", str(folder), "--bind", "127.0.0.1:0")
     assert result.returncode == 6, (result.returncode, result.stderr)
     one_line(result)
-    assert others == {p: p.read_bytes() for p in folder.rglob("*.safetensors") if p.parent.name != "corrupt"}
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
 def test_the_demo_stops_in_order_and_goes_on(tmp_path: Path, text: Path) -> None:
