@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from spikemesh.cli.report import (
+from spikemesh.cli.demo.report import (
     Event,
     Hardware,
     HeldOut,

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from spikemesh.cli.live import COMPACT_WIDTH, FULL_WIDTH, LiveDisplay, Pace, Row, plain_line, table
-from spikemesh.cli.report import Event
+from spikemesh.cli.demo.live import COMPACT_WIDTH, FULL_WIDTH, LiveDisplay, Pace, Row, plain_line, table
+from spikemesh.cli.demo.report import Event
 from spikemesh.node import NodeStatistics, VolunteerStatistics
 
 EQUAL, OTHER = "3f9a5b" + "0" * 58, "d41e60" + "0" * 58

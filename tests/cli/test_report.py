@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from spikemesh.cli.report import LossReport, checks, passed, read_report, show_report, summary_lines, write_report
+from spikemesh.cli.demo.report import LossReport, checks, passed, read_report, show_report, summary_lines, write_report
 from spikemesh.errors import InvalidData, StoreError
 from tests.cli.samples import DIGEST, hostile_report, node, report
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from spikemesh.cli.report import HistoryNode, HistoryPoint, summary_lines, write_report
-from spikemesh.cli.report_plots import spread, traffic
+from spikemesh.cli.demo.plots import spread, traffic
+from spikemesh.cli.demo.report import HistoryNode, HistoryPoint, summary_lines, write_report
 from tests.cli.samples import DIGEST, hostile_report, node, report
 
 VOID = frozenset(("meta", "link", "br", "img"))

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spikemesh.cli.demo.swarm import Swarm, Volunteer, agree
 from spikemesh.cli.folder import RunFolder
-from spikemesh.cli.swarm import Swarm, Volunteer, agree
 from spikemesh.codec import read_tensor_file
 from spikemesh.node import Identity
 from spikemesh.store import Store

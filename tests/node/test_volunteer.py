@@ -127,24 +127,40 @@ async def _fail_to_publish(node: Node, worker: Volunteer, *, after: int) -> None
     raise AssertionError("it should have died")
 
 
-def test_cancelled_it_leaves_between_two_steps(tmp_path: Path) -> None:
+def test_stopped_in_order_it_goes_on_in_the_middle_of_the_round(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         node = await world.start(1)
-        worker, trainee = volunteer(world, node, 1)
-        task: asyncio.Future[None] = asyncio.ensure_future(worker.run())
+        node.offload = _yielding  # type: ignore[assignment]
+        worker, trainee = volunteer(world, node, 1, num_rounds=2)
         original = trainee.train
 
-        def cancel_in_the_middle(num_steps: int, progress: float, poll: Any, on_step: Any) -> None:
-            worker._stopping = True
-            original(num_steps, progress, poll, on_step)
+        def cancelled_after_two_steps(num_steps: int, progress: float, poll: Any, on_step: Any) -> None:
+            original(2, progress, poll, on_step)
+            task.cancel()
+            worker._stopping = True  # what the cancelled task is about to say, while a thread would still train
+            original(1, progress, poll, on_step)
 
-        trainee.train = cancel_in_the_middle  # type: ignore[method-assign]
-        result = await asyncio.gather(task, return_exceptions=True)
-        assert type(result[0]).__name__ == "_Stopped"
-        assert trainee.step == 1
+        trainee.train = cancelled_after_two_steps  # type: ignore[method-assign]
+        task = asyncio.ensure_future(worker.run())
+        await asyncio.wait({task})
+        assert task.cancelled()
         assert len(node.ledger.replica.records) == 0
+        await world.stop(1)
+        node = await world.start(1)
+        worker, again = volunteer(world, node, 1, num_rounds=1)
+        worker._load_state()
+        assert again.round_steps == again.step == 3
+        np.testing.assert_allclose(again.live, trainee.live, atol=1e-8)
+        await worker.run()
+        assert again.step == 3  # nothing was left to do of the round but to publish it
 
     in_world(tmp_path, story)
+
+
+async def _yielding(work: Any, *args: Any) -> Any:
+    """Like a thread in that the caller can be cancelled meanwhile."""
+    await asyncio.sleep(0)
+    return work(*args)
 
 
 def test_a_latecomer_counts_rounds_with_the_run(tmp_path: Path) -> None:

@@ -174,6 +174,7 @@ class NumpyTrainee:
         self.base = THETA0.copy()
         self.live = THETA0.copy()
         self.step = 0
+        self.round_steps = 0
         self.absorbed: list[npt.NDArray[np.float32]] = []
         self.extracted: list[tuple[int, float]] = []
 
@@ -188,6 +189,7 @@ class NumpyTrainee:
             noise = np.random.default_rng([self.seed, self.step]).standard_normal(NUM_COORDINATES)
             self.live = self.live + noise.astype(np.float32) * np.float32(0.01)
             self.step += 1
+            self.round_steps += 1
             on_step(Step(loss=1.0 / self.step))
 
     def extract(self, num_authors: int, staleness: float) -> Round:
@@ -195,15 +197,16 @@ class NumpyTrainee:
         progress = self.live - self.base
         indices = select_top_k(progress, 0.25)
         codes, scales = quantise(progress[indices], TOP_K, GENESIS.grid_exponent)
-        self.live = self.base.copy()
+        self.live, self.round_steps = self.base.copy(), 0
         delta = encode_delta(QuantisedDelta(NUM_COORDINATES, indices, codes, scales, TOP_K))
         return Round(delta=delta, weight=max(1, 4096 // num_authors))
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        return {"live": self.live.copy(), "base": self.base.copy(), "step": np.array([self.step])}
+        return {"live": self.live.copy(), "base": self.base.copy(), "steps": np.array([self.step, self.round_steps])}
 
     def load_state(self, state: Mapping[str, npt.NDArray[Any]], /) -> None:
-        self.live, self.base, self.step = state["live"].copy(), state["base"].copy(), int(state["step"][0])
+        self.live, self.base = state["live"].copy(), state["base"].copy()
+        self.step, self.round_steps = (int(number) for number in state["steps"])
 
 
 def in_world(folder: Path, story: Callable[[World], Coroutine[Any, Any, None]], **options: Any) -> None:

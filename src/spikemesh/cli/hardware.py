@@ -7,7 +7,17 @@ import os
 import platform
 from pathlib import Path
 
-from spikemesh.cli.report_facts import Hardware
+import msgspec
+
+
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """What the run ran on. `memory_bytes` is the machine's, `python` and `torch` are versions."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    python: str
+    torch: str
 
 
 def hardware() -> Hardware:

@@ -1,7 +1,8 @@
 """A volunteer: a node that trains. It works in rounds: train a few steps, publish the delta, take in what came.
 
 Training runs in a worker thread; what peers send meanwhile is added between two steps. The trainee's own state is on
-the disk before its contribution is, so a restart goes on where the last published round ended.
+the disk before its contribution is, so a restart after a crash goes on where the last published round ended, and one
+after an orderly stop in the middle of the round.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class Update(Protocol):
 
 class Trainee(Protocol):
     """What trains. Called from one worker thread at a time; knows nothing of records or networks."""
+
+    @property
+    def round_steps(self) -> int:
+        """Steps taken since the last `extract`."""
+        ...
 
     def absorb(self, theta: Theta) -> None:
         """Take newer merged weights: what others added is added to the live weights and to the base."""
@@ -135,11 +141,13 @@ class Volunteer:
             self._stopping = True
             with contextlib.suppress(_Stopped):
                 await task
+            self._save_state(self._node.ledger.next_seq(self._node.id) - 1)  # with the round's steps so far
             raise
 
     def _train(self, position: int) -> None:
         start, progress = self._clock.monotonic_s(), position / self._plan.num_rounds
-        self._trainee.train(self._plan.steps_per_round, progress, self._poll, self._on_step)
+        num_steps = self._plan.steps_per_round - self._trainee.round_steps
+        self._trainee.train(num_steps, progress, self._poll, self._on_step)
         self._busy_s += self._clock.monotonic_s() - start
 
     def _poll(self) -> Theta | None:

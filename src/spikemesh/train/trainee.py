@@ -103,6 +103,11 @@ class Trainee:
         return self._step
 
     @property
+    def round_steps(self) -> int:
+        """Inner steps since the last `extract`."""
+        return self._round.num_steps
+
+    @property
     def base(self) -> Floats:
         """The merged weights last absorbed [A]; do not write to it."""
         return self._base

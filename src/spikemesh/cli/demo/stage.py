@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from spikemesh.cli.report import Event, HistoryPoint
+from spikemesh.cli.demo.report import Event, HistoryPoint
 from spikemesh.errors import SpikemeshError, StoreCorrupt
 from spikemesh.store import write_file_atomic
 

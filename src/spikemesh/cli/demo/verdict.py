@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikemesh import __version__
-from spikemesh.cli.baselines import Baselines
+from spikemesh.cli.demo.baselines import Baselines
+from spikemesh.cli.demo.report import LossReport, NodeReport, Report, WireReport, write_report
+from spikemesh.cli.demo.stage import Stage
 from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.hardware import hardware
 from spikemesh.cli.model import load_model
-from spikemesh.cli.report import LossReport, NodeReport, Report, WireReport, write_report
-from spikemesh.cli.stage import Stage
 from spikemesh.codec import decode_record, run_id
 from spikemesh.crdt import Contribution
 from spikemesh.errors import SpikemeshError

@@ -8,19 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape as _escape
 
-from spikemesh.cli.readable import (
-    bytes_text,
-    count_text,
-    decimal_text,
-    digest_colours,
-    duration_text,
-    one_line,
-    percent_text,
-    printable,
-)
-from spikemesh.cli.report import bar_text, gain_text, ratio_text, value_text
-from spikemesh.cli.report_facts import NodeReport, Report, checks, group_letters
-from spikemesh.cli.report_plots import (
+from spikemesh.cli.demo.facts import NodeReport, Report, checks, group_letters
+from spikemesh.cli.demo.plots import (
     MAX_EVENTS,
     SERIES,
     Plot,
@@ -30,7 +19,18 @@ from spikemesh.cli.report_plots import (
     spike_plot,
     traffic_plot,
 )
-from spikemesh.cli.report_style import STYLE
+from spikemesh.cli.demo.readable import (
+    bytes_text,
+    count_text,
+    decimal_text,
+    digest_colours,
+    duration_text,
+    one_line,
+    percent_text,
+    printable,
+)
+from spikemesh.cli.demo.style import STYLE
+from spikemesh.cli.demo.wording import bar_text, gain_text, ratio_text, value_text
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")

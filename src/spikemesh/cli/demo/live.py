@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from spikemesh.cli.readable import (
+from spikemesh.cli.demo.facts import Event
+from spikemesh.cli.demo.readable import (
     NO_VALUE,
     bytes_text,
     count_text,
@@ -24,7 +25,6 @@ from spikemesh.cli.readable import (
     one_line,
     percent_text,
 )
-from spikemesh.cli.report_facts import Event
 from spikemesh.node.statistics import NodeStatistics, VolunteerStatistics
 
 Row: TypeAlias = tuple[str, NodeStatistics | None, str]

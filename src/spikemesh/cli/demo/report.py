@@ -10,11 +10,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spikemesh.cli.readable import bytes_text, decimal_text, duration_text, one_line, percent_text, printable
-from spikemesh.cli.report_facts import (
+from spikemesh.cli.demo.facts import (
     Check,
     Event,
-    Hardware,
     HeldOut,
     HistoryNode,
     HistoryPoint,
@@ -25,6 +23,9 @@ from spikemesh.cli.report_facts import (
     checks,
     passed,
 )
+from spikemesh.cli.demo.readable import bytes_text, decimal_text, duration_text, one_line, percent_text, printable
+from spikemesh.cli.demo.wording import check_text, gain_text, ratio_text
+from spikemesh.cli.hardware import Hardware
 from spikemesh.errors import InvalidData, StoreError
 from spikemesh.store import write_file_atomic
 
@@ -65,7 +66,7 @@ def write_report(folder: Path, report: Report) -> tuple[Path, Path]:
     report = msgspec.structs.replace(report, sample=_whole(report.sample), command=_whole(report.command))
     data = msgspec.json.format(msgspec.json.encode(report), indent=1)
     write_file_atomic(folder / JSON_NAME, data + b"\n")
-    from spikemesh.cli.report_page import page  # matplotlib takes a second to import
+    from spikemesh.cli.demo.page import page  # matplotlib takes a second to import
 
     write_file_atomic(folder / PAGE_NAME, page(report).encode("utf-8", "replace"))
     return folder / JSON_NAME, folder / PAGE_NAME
@@ -122,34 +123,6 @@ def _styled(text: str) -> Text:
     line.highlight_words(["✓"], "bold green")
     line.highlight_words(["✗"], "bold red")
     return line
-
-
-def check_text(check: Check) -> str:
-    """`bar: at least 0.08 ✓`, with a cross where it does not hold."""
-    return f"bar: {bar_text(check)} {'✓' if check.holds else '✗'}"
-
-
-def bar_text(check: Check) -> str:
-    """`at least 0.08`."""
-    return f"{check.limit} {_amount(check.bar, check.unit)}{'' if check.decides else ' (for information)'}"
-
-
-def value_text(check: Check) -> str:
-    """The checked value with its unit."""
-    unit = " nats/byte" if check.unit == "nats/byte" else ""
-    return f"{_amount(check.value, check.unit, places=3)}{unit}"
-
-
-def _amount(value: float, unit: str, places: int | None = None) -> str:
-    if unit == "fraction":
-        return percent_text(value, 0 if places is None else 1)
-    if unit == "s":
-        return duration_text(value)
-    if unit == "bytes" and value > 1000:
-        return bytes_text(value)
-    if unit == "":
-        return f"{value:g}"
-    return f"{value:.2f}" if places is None else f"{value:.{places}f}"
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
@@ -218,14 +191,6 @@ def _wire_facts(report: Report) -> list[tuple[str, str]]:
         ),
         ("  in all", f"{bytes_text(wire.total_bytes)} received, {wire.num_contributions} contributions"),
     ]
-
-
-def gain_text(gain: float) -> str:
-    return f"{abs(gain):.3f} {'above' if gain < 0 else 'below'}"
-
-
-def ratio_text(fp32: float, value: float) -> str:
-    return f"{fp32 / value:.1f} times" if value > 0 else "any number of times"
 
 
 def _spike_facts(report: Report) -> list[tuple[str, str]]:

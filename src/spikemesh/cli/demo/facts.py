@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from spikemesh.cli.hardware import Hardware
 from spikemesh.node.statistics import NodeStatistics
 
 MAX_MERGED_LOSS = 2.0
@@ -18,16 +19,6 @@ MAX_WIRE_BYTES = 0.24
 MAX_TRANSPORT_BYTES = 0.40
 MAX_RSS_BYTES = 1.5e9
 MAX_TRAIN_S = 360.0
-
-
-class Hardware(msgspec.Struct, frozen=True, kw_only=True):
-    """What the run ran on. `memory_bytes` is the machine's, `python` and `torch` are versions."""
-
-    cpu: str
-    cores: int
-    memory_bytes: int
-    python: str
-    torch: str
 
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 from rich import print as show
 
+from spikemesh.cli.demo.live import LiveDisplay
+from spikemesh.cli.demo.report import HistoryNode, HistoryPoint, read_report, show_report
+from spikemesh.cli.demo.stage import Stage
+from spikemesh.cli.demo.swarm import POLL_S, Swarm, Volunteer, agree
 from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.init import create_run
-from spikemesh.cli.live import LiveDisplay
-from spikemesh.cli.report import HistoryNode, HistoryPoint, read_report, show_report
-from spikemesh.cli.stage import Stage
-from spikemesh.cli.swarm import POLL_S, Swarm, Volunteer, agree
 from spikemesh.errors import SpikemeshError
 from spikemesh.node import NodeStatistics
 
@@ -62,8 +62,8 @@ def demo(
 
 
 def _run(place: Path, stage: Stage, data: Path | None, preset: str) -> None:
-    from spikemesh.cli.baselines import train_baselines
-    from spikemesh.cli.verdict import make_report, node_report
+    from spikemesh.cli.demo.baselines import train_baselines
+    from spikemesh.cli.demo.verdict import make_report, node_report
 
     founder = RunFolder(place / "volunteer-1")
     if not founder.has_genesis:

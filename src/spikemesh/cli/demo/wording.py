@@ -1,0 +1,42 @@
+"""How bars and comparisons are put into words, the same in the terminal and on the page."""
+
+from __future__ import annotations
+
+from spikemesh.cli.demo.facts import Check
+from spikemesh.cli.demo.readable import bytes_text, duration_text, percent_text
+
+
+def check_text(check: Check) -> str:
+    """`bar: at least 0.08 ✓`, with a cross where it does not hold."""
+    return f"bar: {bar_text(check)} {'✓' if check.holds else '✗'}"
+
+
+def bar_text(check: Check) -> str:
+    """`at least 0.08`."""
+    return f"{check.limit} {_amount(check.bar, check.unit)}{'' if check.decides else ' (for information)'}"
+
+
+def value_text(check: Check) -> str:
+    """The checked value with its unit."""
+    unit = " nats/byte" if check.unit == "nats/byte" else ""
+    return f"{_amount(check.value, check.unit, places=3)}{unit}"
+
+
+def _amount(value: float, unit: str, places: int | None = None) -> str:
+    if unit == "fraction":
+        return percent_text(value, 0 if places is None else 1)
+    if unit == "s":
+        return duration_text(value)
+    if unit == "bytes" and value > 1000:
+        return bytes_text(value)
+    if unit == "":
+        return f"{value:g}"
+    return f"{value:.2f}" if places is None else f"{value:.{places}f}"
+
+
+def gain_text(gain: float) -> str:
+    return f"{abs(gain):.3f} {'above' if gain < 0 else 'below'}"
+
+
+def ratio_text(fp32: float, value: float) -> str:
+    return f"{fp32 / value:.1f} times" if value > 0 else "any number of times"
