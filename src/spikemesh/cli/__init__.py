@@ -36,5 +36,6 @@ def main() -> None:
         known = first_error(error)
         if known is None:
             raise
-        print(f"spikemesh: {known}", file=sys.stderr)
+        if str(known):
+            print(f"spikemesh: {known}", file=sys.stderr)
         sys.exit(exit_code(known))

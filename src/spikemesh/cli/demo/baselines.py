@@ -6,8 +6,8 @@ joint: one run on all of the text with as many times the batch as there are volu
 
 from __future__ import annotations
 
+import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from spikemesh.codec import decode_genesis, encode_genesis, read_tensor_file
 from spikemesh.store import Store, write_file_atomic
 
 BASELINE_SEED = 7_777
+TIMEOUT_S = 3600.0
+"""A worker that the system kills never answers."""
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +45,17 @@ def train_baselines(place: Path, founder: RunFolder, data: Path | None, *, seed:
     with Store.open(founder.path, create=False) as store:
         start = store.blobs.get(genesis.init_hash)
     run = encode_genesis(genesis), start
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        joint = pool.submit(_train, *run, data, seed, (0, 1), num_shards, 2)
-        lone = pool.submit(_train, *run, data, seed, (0, num_shards), 1, 1)
-        result = Baselines(lone=lone.result(), joint=joint.result(), seconds=time.monotonic() - start_s)
+    with get_context("spawn").Pool(2, initializer=_leave_ctrl_c_to_the_parent) as pool:
+        joint = pool.apply_async(_train, (*run, data, seed, (0, 1), num_shards, 2))
+        lone = pool.apply_async(_train, (*run, data, seed, (0, num_shards), 1, 1))
+        result = Baselines(lone=lone.get(TIMEOUT_S), joint=joint.get(TIMEOUT_S), seconds=time.monotonic() - start_s)
     write_file_atomic(path, msgspec.json.encode(result))
     return result
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    """It ends the pool, and so this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _train(
