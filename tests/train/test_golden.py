@@ -1,4 +1,4 @@
-"""The loss curve of a small fixed run. It moves when training changes: then it is to be changed knowingly, and said so."""
+"""The loss curve of a small fixed run. If training changes it moves: then change it knowingly, and say so."""
 
 from __future__ import annotations
 
