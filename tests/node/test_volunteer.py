@@ -191,6 +191,7 @@ def context(**last: int) -> CausalContext:
         ([context(a=1, b=1), context(a=2, b=2)], context(a=3, b=3, c=1), 5, (4, 0.0)),
         ([context(a=1), context(a=4)], context(a=7), 1, (2, 2.0)),
         ([context(a=5), context(a=5)], context(a=5), 1, (2, 0.0)),
+        ([context(a=1, b=1), context(a=2, b=2)], context(a=4, b=3), 1, (3, 0.0)),
     ],
 )
 def test_how_many_authors_share_a_round_and_how_late_it_is(

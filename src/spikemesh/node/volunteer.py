@@ -215,9 +215,10 @@ def crowd(window: list[CausalContext], now: CausalContext, me: bytes, num_alive:
     """(N, staleness) at the end of a round, from the contexts at the start of the last round and of this one.
 
     N counts me and everybody who published since the start of the last round, or, when nobody has yet, whoever
-    answers. Staleness is how many rounds the others made during mine, beyond one.
+    answers. Staleness is how many whole rounds the others made during mine, beyond one: those who keep pace see
+    one and a bit as often as one and a bit less, and are not late.
     """
     recent = [a for a in now.authors() if a != me and now.last(a) > window[0].last(a)]
     moved = [now.last(a) - window[1].last(a) for a in recent]
-    mean_rounds = sum(moved) / len(moved) if moved else 0.0
-    return 1 + (len(recent) or num_alive), max(0.0, mean_rounds - 1.0)
+    whole_rounds = sum(moved) // len(moved) if moved else 0
+    return 1 + (len(recent) or num_alive), max(0.0, whole_rounds - 1.0)
