@@ -103,3 +103,12 @@ def test_the_rate_rises_then_falls() -> None:
     assert rates[0] == 0 and rates.index(max(rates)) == 10
     assert rates[100] == pytest.approx(0.002) and recipe.rate_at(1.5) == rates[100]
     assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_a_latecomer_warms_up_on_its_own() -> None:
+    recipe = Recipe(learning_rate=0.1, warmup=0.1)
+    late = [recipe.rate_at(0.6 + own, own) for own in (0.0, 0.05, 0.1, 0.2)]
+    others = [recipe.rate_at(0.6 + own) for own in (0.0, 0.05, 0.1, 0.2)]
+    assert late[0] == 0.0
+    assert late[1] == pytest.approx(others[1] / 2)
+    assert late[2:] == others[2:]

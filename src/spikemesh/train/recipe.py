@@ -69,9 +69,13 @@ class Recipe:
         """Inner steps of one volunteer in the whole run."""
         return self.num_rounds * self.steps_per_round
 
-    def rate_at(self, progress: float) -> float:
-        """The learning rate at `progress` in [0, 1] of the run: linear warm-up, then a cosine to the final rate."""
-        rise = min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
+    def rate_at(self, progress: float, own_progress: float = 1.0) -> float:
+        """The learning rate at `progress` in [0, 1] of the run: linear warm-up, then a cosine to the final rate.
+
+        `own_progress` is the share of a whole run's steps that this optimiser has taken. One that starts late warms up
+        too: Adam's first steps, without moments to go by, move every weight by the full rate.
+        """
+        rise = min(1.0, min(progress, own_progress) / self.warmup) if self.warmup > 0 else 1.0
         fall = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
         return self.learning_rate * rise * (self.final_rate_scale + (1 - self.final_rate_scale) * fall)
 

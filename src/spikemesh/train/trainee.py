@@ -147,7 +147,7 @@ class Trainee:
             batch_size=recipe.batch_size,
             num_tokens=recipe.num_tokens,
         )
-        rate = recipe.rate_at(progress)
+        rate = recipe.rate_at(progress, self._step / recipe.num_steps)
         with SpikeMeter(self.model) as meter:
             result = train_step(self.model, self._optimiser, torch.from_numpy(rows), rate, recipe)
         self._spike_rate = meter.mean_rate
