@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
 from pathlib import Path
 
@@ -34,3 +35,36 @@ def test_its_commands_exist() -> None:
 
 def test_it_is_short_enough_to_read() -> None:
     assert len(README.splitlines()) <= 150
+
+
+ROWS = (
+    ("| held-out loss of the merged model, nats per byte | {} | {} | below 2.0 |", "loss.merged", "{:.3f}"),
+    ("| the same of one volunteer alone, for the same steps | {} | {} | |", "loss.lone", "{:.3f}"),
+    ("| the same of one joint run with four times the batch | {} | {} | |", "loss.joint", "{:.3f}"),
+    ("| share of the gap from lone to joint closed | {} | {} | at least 60 % |", "gap_closed", "{:.0%}"),
+    ("| different digests among five volunteers at the end | {} | {} | 1 |", "different_digests", "{:.0f}"),
+    (
+        "| bytes received per coordinate and contribution, everything counted (fp32: 4) | {} | {} | at most 0.40 |",
+        "wire.transport",
+        "{:.3f}",
+    ),
+    ("| peak memory of one volunteer, MB | {} | {} | at most 1,500 |", "peak_rss", "{:.0f}"),
+    ("| training, swarm and both baselines, seconds | {} | {} | at most 360 |", "train_seconds", "{:.0f}"),
+)
+
+
+def test_its_numbers_are_those_of_the_committed_benchmarks() -> None:
+    quality = _results("swarm_quality")
+    for row, name, form in ROWS:
+        values = [quality[f"seed{seed}.{name}"] / (1e6 if name == "peak_rss" else 1) for seed in (0, 1)]
+        shown = row.format(*(form.format(value).replace("%", " %") for value in values))
+        assert shown in README, shown
+    wire = _results("wire")
+    for name, bar in (("wire.top25", "0.24"), ("wire.top1_64", "0.024")):
+        assert f"{wire[name]:.4f} bytes per coordinate" in README and bar in README
+
+
+def _results(script: str) -> dict[str, float]:
+    lines = json.loads((ROOT / "benchmarks" / "results" / f"{script}.json").read_text())["results"]
+    assert all(line["holds"] for line in lines)
+    return {line["name"]: line["value"] for line in lines}
