@@ -41,6 +41,8 @@ from spikemesh.transport import PeerAddress, Transport
 log = logging.getLogger("spikemesh.node")
 
 MAX_WELCOME_PEERS = 64
+MAX_GREETED = 16
+"""Contacts greeted at once on the way in; the others are met by gossip."""
 SNAPSHOT_TRIES = 5
 SNAPSHOT_WORTH_BYTES = 2048
 """Of records, about eight, from which on a snapshot is smaller than their deltas, one by one."""
@@ -110,7 +112,8 @@ class Node:
         """
         for address in contacts:
             self.peers.learn(address)  # who does not answer now is tried again later
-        answered = [address for address in contacts if await self.gossip.greet(address)]
+        answers = await asyncio.gather(*(self.gossip.greet(address) for address in contacts[:MAX_GREETED]))
+        answered = [address for address, answer in zip(contacts, answers, strict=False) if answer]
         for address in answered if not len(self.ledger.replica.records) else ():
             try:
                 await self._adopt_snapshot(address)
