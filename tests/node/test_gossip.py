@@ -44,15 +44,15 @@ def test_loss_and_a_partition_only_delay(tmp_path: Path) -> None:
         nodes: list[Node] = []
         for number in range(1, 6):
             nodes.append(await world.start(number, *nodes[:2]))
-        await world.until(lambda: all(len(node.peers.addresses()) == 4 for node in nodes), timeout_s=120)
+        await world.until(lambda: all(len(node.peers.addresses()) == 4 for node in nodes), timeout_s=600)
         cut.update(frozenset((a.id, b.id)) for a in nodes[:2] for b in nodes[2:])
         for number, node in enumerate(nodes, 1):
             await publish(node, *contribution(number, 1))
-        await world.until_equal(*nodes[:2], timeout_s=120)
-        await world.until_equal(*nodes[2:], timeout_s=120)
+        await world.until_equal(*nodes[:2], timeout_s=600)
+        await world.until_equal(*nodes[2:], timeout_s=600)
         assert digests(nodes[0]) != digests(nodes[2])
         cut.clear()
-        await world.until_equal(*nodes, timeout_s=240)
+        await world.until_equal(*nodes, timeout_s=600)
         assert len(nodes[0].ledger.replica.records.visible) == 5
 
     in_world(tmp_path, story, link=link, seed=3)
