@@ -70,7 +70,7 @@ def test_a_good_run_passes() -> None:
         ({"loss": LossReport(merged=1.85, lone=1.9, joint=1.84, gap_closed=0.8)}, "gain over the lone volunteer"),
         ({"loss": LossReport(merged=1.8, lone=1.9, joint=1.7, gap_closed=0.5)}, "share of the gap to joint closed"),
         ({"peak_rss_bytes": 1_500_000_001}, "peak memory of one volunteer"),
-        ({"train_seconds": 360.1}, "training time of the swarm"),
+        ({"train_seconds": 360.1}, "training time, baselines included"),
     ],
 )
 def test_each_bar_fails_alone(changed: dict[str, object], name: str) -> None:
@@ -116,7 +116,7 @@ def test_a_line_for_each_fact() -> None:
         "block0.mix     0.145",
         "block0.hidden  0.051",
         "705 MB peak",
-        "3 min 32 s training of the swarm · bar: at most 6 min 00 s ✓",
+        "3 min 32 s training, baselines included · bar: at most 6 min 00 s ✓",
         "8 min 14 s in all",
         "│ def __init__(self):",
     ):
@@ -132,5 +132,5 @@ def test_the_lines_move_no_cursor_and_a_bar_that_is_missed_is_named(capsys: pyte
     show_report(Path("runs/demo"), msgspec.structs.replace(hostile_report(), train_seconds=1000.0))
     shown = capsys.readouterr().out
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown + "".join(summary_lines(hostile_report())))
-    assert "not met: training time of the swarm" in " ".join(shown.split())
+    assert "not met: training time, baselines included" in " ".join(shown.split())
     assert "runs/demo/report.html" in shown

@@ -205,7 +205,7 @@ def _cost_facts(report: Report) -> list[tuple[str, str]]:
     memory, train = checks(report)[6:8]
     return [
         ("memory", f"{bytes_text(report.peak_rss_bytes)} peak in the largest volunteer · {check_text(memory)}"),
-        ("time", f"{duration_text(report.train_seconds)} training of the swarm · {check_text(train)}"),
+        ("time", f"{duration_text(report.train_seconds)} training, baselines included · {check_text(train)}"),
         (
             "",
             f"{duration_text(report.swarm_seconds)} the swarm from start to end, "
