@@ -9,7 +9,7 @@ import typer
 from rich import print as show
 
 from spikemesh.cli.folder import RunFolder
-from spikemesh.cli.presets import PRESET_NAMES, find_preset
+from spikemesh.cli.presets import PRESET_OPTION, find_preset
 from spikemesh.errors import TicketError
 
 CALIBRATION_WINDOWS = 16
@@ -23,12 +23,10 @@ def init(
         typer.Option(help="Text to calibrate on: .txt, .jsonl or a folder. Default: Python's own standard library."),
     ] = None,
     name: Annotated[str, typer.Option(help="What people call the run.")] = "spikemesh",
-    preset: Annotated[str, typer.Option(help="Model and training recipe.")] = "demo",
+    preset: Annotated[str, PRESET_OPTION] = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same start.")] = 0,
 ) -> None:
     """Create a run: its model, its rules and its start. `spikemesh join FOLDER` then starts its first node."""
-    if preset not in PRESET_NAMES:
-        raise typer.BadParameter(f"there are: {', '.join(PRESET_NAMES)}", param_hint="--preset")
     run = RunFolder(folder)
     if run.has_genesis:
         raise TicketError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -30,6 +31,17 @@ Contact = tuple[bytes, PeerAddress]
 MODEL_PERIOD_S = 60.0
 
 
+def _bind(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError as error:
+        raise typer.BadParameter(f"expected ip:port such as 127.0.0.1:0, got {text!r}") from error
+    if not port.isdecimal() or int(port) > 65_535:
+        raise typer.BadParameter(f"expected a port of 0..65535 after the last colon, got {text!r}")
+    return text
+
+
 def join(
     run: Annotated[str, typer.Argument(help="A ticket, or the folder of a run you made or joined before.")],
     folder: Annotated[Path | None, typer.Option(help="Where your node lives. Default: runs/ and the run's id.")] = None,
@@ -39,7 +51,7 @@ def join(
     ] = None,
     shard: Annotated[str, typer.Option(help="Which part of the text: 2/4 is the second quarter.")] = "1/1",
     seed: Annotated[int, typer.Option(help="Order of the training text.")] = 0,
-    bind: Annotated[str, typer.Option(help="Address to listen on; port 0 takes any.")] = "0.0.0.0:0",
+    bind: Annotated[str, typer.Option(help="ip:port to listen on; port 0 takes any.", callback=_bind)] = "0.0.0.0:0",
     threads: Annotated[int, typer.Option(help="Processor threads for training; 0 leaves it to torch.")] = 0,
     train: Annotated[bool, typer.Option(help="Train; --no-train only keeps and passes on.")] = True,
     verbose: Annotated[bool, typer.Option(help="Say more.")] = False,

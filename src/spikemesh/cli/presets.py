@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from spikemesh.snn import ModelConfig
     from spikemesh.train import Recipe
 
 PRESET_NAMES = ("demo", "tiny")
+
+
+def _known(name: str) -> str:
+    if name not in PRESET_NAMES:
+        raise typer.BadParameter(f"expected one of {', '.join(PRESET_NAMES)}, got {name!r}")
+    return name
+
+
+PRESET_OPTION = typer.Option(help=f"Model and training recipe: {' or '.join(PRESET_NAMES)}.", callback=_known)
 
 
 def find_preset(name: str) -> tuple[ModelConfig, Recipe]:

@@ -32,6 +32,8 @@ def status(
 
 def _table(run: RunFolder, s: NodeStatistics) -> Table:
     table = Table(show_header=False, title=f"{run.path} ({'running' if run.ticket_path.exists() else 'stopped'})")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     rows = [
         ("run", s.run_id),
         ("node", s.id),

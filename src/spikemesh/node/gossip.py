@@ -162,5 +162,5 @@ class Gossip:
             log.error("peer %s holds another sum than this node for the same records", peer.address)
         raise Divergence(
             f"the sums of {peer.address.id.hex()[:8]} and this node differ for the same records. Compare both with a "
-            "third node; the one that is wrong should delete node.sqlite in its folder and join again."
+            "third node; the one that is wrong should move its folder away and join again."
         )

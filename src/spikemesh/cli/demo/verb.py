@@ -17,6 +17,7 @@ from spikemesh.cli.demo.stage import Stage
 from spikemesh.cli.demo.swarm import POLL_S, Swarm, Volunteer, agree
 from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.init import create_run
+from spikemesh.cli.presets import PRESET_OPTION
 from spikemesh.errors import SpikemeshError
 from spikemesh.node import NodeStatistics
 
@@ -40,7 +41,7 @@ def demo(
         typer.Option(help="Text to train on: .txt, .jsonl or a folder. Default: Python's own standard library."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another start and other batches.")] = 0,
-    preset: Annotated[str, typer.Option(help="Model and training recipe.")] = "demo",
+    preset: Annotated[str, PRESET_OPTION] = "demo",
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what is in the folder and start over.")] = False,
 ) -> None:
     """Train one model with four volunteers and no server, here and now. Ctrl-C stops; the same command goes on."""
