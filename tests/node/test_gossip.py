@@ -240,3 +240,20 @@ def test_signed_for_another_run_is_refused(tmp_path: Path) -> None:
         assert node.admission.num_refused == 1
 
     in_world(tmp_path, story)
+
+
+def test_a_retraction_of_a_rotten_delta_waits_until_the_delta_is_back(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first = await world.start(1)
+        second = await world.start(2, first)
+        record, delta = contribution(1, 1)
+        await publish(first, record, delta)
+        await world.until_equal(first, second)
+        empty = IntegerSum.zero(300).digest
+        name = blake3(delta).hexdigest()
+        (tmp_path / "node-2" / "blobs" / name[:2] / name).write_bytes(b"rotten")
+        await publish(first, retraction(1, 2, record))
+        await world.until_equal(first, second)
+        assert second.ledger.replica.sum.digest == empty
+
+    in_world(tmp_path, story)

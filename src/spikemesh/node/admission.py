@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from spikemesh.codec import decode_record, max_delta_bytes
 from spikemesh.crdt import Contribution, Record, Replica
-from spikemesh.errors import InvalidData, PeerUnreachable
+from spikemesh.errors import BlobMissing, InvalidData, PeerUnreachable, StoreCorrupt
 from spikemesh.node.calls import fetch_blob
 from spikemesh.node.clock import Offload
 from spikemesh.node.ledger import Ledger
@@ -101,8 +101,11 @@ class Admission:
         blobs = {c.delta_hash: blob for c, blob in zip(needed, fetched, strict=True) if blob is not None}
         if len(blobs) < len(needed):
             records = self._complete(records, blobs)
-        if records:
-            await self.insert(records, blobs)
+        try:
+            if records:
+                await self.insert(records, blobs)
+        except (BlobMissing, StoreCorrupt) as error:
+            log.warning("%d records wait for a delta: %s", len(records), error)
 
     def _complete(self, records: list[Record], blobs: dict[bytes, bytes]) -> list[Record]:
         """Those of `records` that can be inserted with these blobs; the others come again in a later exchange."""

@@ -113,11 +113,15 @@ class Ledger:
         decode_delta(blob, num_coordinates=self.num_coordinates)
 
     def insert(self, records: Sequence[Record], blobs: Mapping[bytes, bytes]) -> None:
-        """Make `records` and the checked `blobs` (by hash) durable, then part of the replica."""
+        """Make `records` and the checked `blobs` (by hash) durable, then part of the replica.
+
+        `BlobMissing`, and no record kept, if a delta that must be folded or taken back is not here after all.
+        """
         for digest, blob in blobs.items():
             self.store.blobs.put_verified(digest, blob)
+        replica = self.replica.insert(records, self.delta)
         self.store.add_records(_row(record) for record in records)
-        self.replica = self.replica.insert(records, self.delta)
+        self.replica = replica
         self._remember()
         self._unsaved += 1
         if self._unsaved >= SAVE_EVERY:
