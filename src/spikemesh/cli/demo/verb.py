@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -55,6 +56,9 @@ def demo(
     place.mkdir(parents=True, exist_ok=True)
     stage = Stage.load(place, seed=seed, command=" ".join(["spikemesh", *sys.argv[1:]]))
     stage.save(place)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave volunteers behind
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         _run(place, stage, data, preset)
     except KeyboardInterrupt:
