@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import resource
 from collections.abc import AsyncIterator, Mapping
@@ -15,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from spikemesh.cli.folder import RunFolder
-from spikemesh.codec import encode_ticket, read_tensor_file, run_id
+from spikemesh.codec import encode_ticket, read_tensors, run_id
 from spikemesh.crdt import Genesis
-from spikemesh.errors import InvalidData, PeerUnreachable, StoreCorrupt
+from spikemesh.errors import PeerUnreachable, StoreCorrupt
 from spikemesh.node import (
     Door,
     Identity,
@@ -137,7 +138,7 @@ async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str)
         try:
             genesis = await _genesis(folder, transport, contact)
             start = await _start_tensors(store, transport, genesis, contact)
-            ledger = await asyncio.to_thread(Ledger.open, store, genesis, run_id(genesis), theta0(start, genesis))
+            ledger = await asyncio.to_thread(Ledger.open, store, genesis, run_id(genesis), start["theta0"])
             node = Node(ledger=ledger, transport=transport, clock=SystemClock(), rng=random.Random(identity.id))
             door.open_to(node.serve)
             session = Session(folder=folder, identity=identity, node=node, start=start, before=before)
@@ -168,17 +169,16 @@ async def _start_tensors(store: Store, transport: Transport, genesis: Genesis, c
         store.blobs.put_verified(
             genesis.init_hash, await fetch_blob(transport, [contact[1]], genesis.init_hash, genesis.init_bytes)
         )
-    return read_tensor_file(store.blobs.get(genesis.init_hash))
+    return read_tensors(store.blobs.get(genesis.init_hash), expected=start_layout(genesis))
 
 
-def theta0(start: Tensors, genesis: Genesis) -> npt.NDArray[np.float32]:
-    """The initial weights, float32 [A], checked against the layout."""
-    values = start.get("theta0")
-    if values is None or values.dtype != np.float32 or values.shape != (genesis.num_coordinates,):
-        raise InvalidData(
-            f"the run's start should hold theta0 as {genesis.num_coordinates} float32 values, and does not"
-        )
-    return values
+def start_layout(genesis: Genesis) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
+    """What a run's start must hold: theta0, float32 [A], and each mask as packed bits."""
+    masks = {f"mask.{spec.name}": -(-math.prod(spec.shape) // 8) for spec in genesis.tensors if spec.masked}
+    return {
+        "theta0": (np.float32, (genesis.num_coordinates,)),
+        **{name: (np.uint8, (num_bytes,)) for name, num_bytes in masks.items()},
+    }
 
 
 async def enter_run(session: Session, contact: Contact | None) -> int:
