@@ -3,9 +3,9 @@
     python benchmarks/swarm_emulation.py --mode async --set momentum=0.3 num_rounds=48 steps_per_round=10
 
 sync: all fold all deltas after each round. async: speeds 0.93 to 1.06, starts five steps apart, a delta arrives two
-steps after it was published. lone: one trainee on its quarter, nothing merged. joint: one on all text, four times the batch.
-`--set` changes the recipe, `--model` the model. The real trainee, codec and weights; sums in float64, which is close
-enough for a loss. A run takes about a minute (lone) to four on one core.
+steps after it was published. lone: one trainee on its quarter, nothing merged. joint: one on all text, four times
+the batch. `--set` changes the recipe, `--model` the model. The real trainee, codec and weights; sums in float64,
+which is close enough for a loss. A run takes about a minute (lone) to four on one core.
 """
 
 from __future__ import annotations
