@@ -1,0 +1,501 @@
+// Compiled once per instruction set (ISA names the namespace), always without contraction: TwoSum needs each rounding.
+//
+// Eight coordinates are worked on at a time, in three tiers. (1) The sum in one double, its error watched; the quotient's
+// rounding is decided unless it falls half-way. (2) The sum as an exact pair of doubles, the quotient rounded to odd.
+// (3) Wide integers, one coordinate at a time. Almost everything ends in (1).
+#include "combine.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+
+#include "elements.hpp"
+#include "exact.hpp"
+
+#ifndef ISA
+#error "ISA is the namespace to compile into"
+#endif
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+namespace spikemesh::ISA {
+
+// Vectors as the compiler's own types: it maps them to whatever registers the target has.
+constexpr int kWide = 8;
+typedef double Doubles __attribute__((vector_size(64)));
+typedef int64_t Longs __attribute__((vector_size(64)));  // also masks: all ones is true
+typedef float Floats __attribute__((vector_size(32)));
+typedef uint32_t Ints __attribute__((vector_size(32)));
+typedef uint16_t Shorts __attribute__((vector_size(16)));
+
+constexpr double kLargest = std::numeric_limits<double>::max();
+
+template <class Vector>
+INLINE Vector load(const uint8_t* data) {
+    Vector x;
+    std::memcpy(&x, data, sizeof x);
+    return x;
+}
+
+INLINE Doubles all(double x) { return Doubles{} + x; }
+INLINE Doubles magnitude(Doubles x) { return (Doubles)((Longs)x & 0x7fffffffffffffff); }
+INLINE bool any(Longs mask) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
+#else
+    int64_t bits = 0;
+    for (int l = 0; l < kWide; ++l) bits |= mask[l];
+    return bits != 0;
+#endif
+}
+INLINE int64_t total_of(Longs x) {
+    int64_t total = 0;
+    for (int l = 0; l < kWide; ++l) total += x[l];
+    return total;
+}
+
+// ---- decode ---------------------------------------------------------------------------------------------------------
+
+static double eighth(int bits, int mantissa_bits, int bias) {
+    const int exponent = (bits & 0x7f) >> mantissa_bits, mantissa = bits & ((1 << mantissa_bits) - 1);
+    const double size = exponent ? std::ldexp((1 << mantissa_bits) + mantissa, exponent - bias - mantissa_bits)
+                                 : std::ldexp(mantissa, 1 - bias - mantissa_bits);
+    return bits & 0x80 ? -size : size;
+}
+
+struct Eighths {
+    double e4m3[256], e5m2[256];
+    Eighths() {
+        const double nan = std::numeric_limits<double>::quiet_NaN();
+        for (int i = 0; i < 256; ++i) {
+            e4m3[i] = (i & 0x7f) == 0x7f ? nan : eighth(i, 3, 7);
+            e5m2[i] = (i & 0x7c) == 0x7c ? nan : eighth(i, 2, 15);
+        }
+    }
+};
+static const Eighths eighths;
+
+template <int element>
+INLINE Doubles decode(const uint8_t* data) {
+    if constexpr (element == F64) return load<Doubles>(data);
+    if constexpr (element == F32) return __builtin_convertvector(load<Floats>(data), Doubles);
+    if constexpr (element == BF16) {
+        const Ints bits = __builtin_convertvector(load<Shorts>(data), Ints) << 16;
+        return __builtin_convertvector((Floats)bits, Doubles);
+    }
+    if constexpr (element == F16) {  // one multiplication moves the exponent and normalises subnormals
+        const Ints bits = __builtin_convertvector(load<Shorts>(data), Ints);
+        const Ints special = (Ints)((bits & 0x7c00) == 0x7c00) & 0x7f800000;
+        const Ints size = (Ints)((Floats)((bits & 0x7fff) << 13) * 0x1p112f);
+        return __builtin_convertvector((Floats)(size | special | (bits & 0x8000) << 16), Doubles);
+    }
+    const double* values = element == F8_E4M3 ? eighths.e4m3 : eighths.e5m2;
+    Doubles x;
+    for (int l = 0; l < kWide; ++l) x[l] = values[data[l]];
+    return x;
+}
+
+static double decode_one(int element, const uint8_t* data) {
+    uint8_t padded[8 * kWide] = {0};
+    std::memcpy(padded, data, static_cast<size_t>(size_of(element)));
+    switch (element) {
+        case F64: return decode<F64>(padded)[0];
+        case F32: return decode<F32>(padded)[0];
+        case F16: return decode<F16>(padded)[0];
+        case BF16: return decode<BF16>(padded)[0];
+        case F8_E4M3: return decode<F8_E4M3>(padded)[0];
+        default: return decode<F8_E5M2>(padded)[0];
+    }
+}
+
+// ---- encode ---------------------------------------------------------------------------------------------------------
+
+static uint8_t encode_eighth(double x, int mantissa_bits, int bias) {
+    if (x == 0.0) return 0;
+    const uint64_t bits = to_bits(x);
+    const int exponent = static_cast<int>((bits >> 52) & 0x7ff) - 1023;
+    const uint8_t sign = bits >> 63 ? 0x80 : 0;
+    if (exponent < 1 - bias) return sign | static_cast<uint8_t>(std::ldexp(std::fabs(x), bias - 1 + mantissa_bits));
+    const int mantissa = static_cast<int>((bits >> (52 - mantissa_bits)) & ((1u << mantissa_bits) - 1));
+    return sign | static_cast<uint8_t>(((exponent + bias) << mantissa_bits) | mantissa);
+}
+
+// To the nearest multiple of the format's last place, ties to even, by adding and taking away a large number.
+INLINE Doubles round_to(Doubles x, const Format& format) {
+    const Longs lowest = Longs{} + (static_cast<int64_t>(format.min_exponent + 1023) << 52);
+    Longs exponent = (Longs)x & 0x7ff0000000000000;
+    exponent = exponent > lowest ? exponent : lowest;
+    const Doubles large = 1.5 * (Doubles)(exponent + (static_cast<int64_t>(53 - format.precision) << 52));
+    return (x + large) - large;
+}
+
+// Writes `x`, which one rounding to the element type rounds correctly, and returns what was written.
+INLINE Doubles encode(int element, const Format& format, Doubles x, uint8_t* out) {
+    if (element == F64) {
+        std::memcpy(out, &x, sizeof x);
+        return x;
+    }
+    if (element == F32) {
+        const Floats y = __builtin_convertvector(x, Floats);
+        std::memcpy(out, &y, sizeof y);
+        return __builtin_convertvector(y, Doubles);
+    }
+    x = round_to(x, format);
+    const Longs beyond = ~(magnitude(x) <= format.largest);
+    if (element == BF16) {
+        const Shorts bits = __builtin_convertvector((Ints)__builtin_convertvector(x, Floats) >> 16, Shorts);
+        std::memcpy(out, &bits, sizeof bits);
+    } else if (element == F16) {  // decode backwards
+        const Floats y = __builtin_convertvector(x, Floats);
+        const Ints sign = (Ints)y >> 31 << 15, size = (Ints)((Floats)((Ints)y & 0x7fffffff) * 0x1p-112f) >> 13;
+        const Shorts bits = __builtin_convertvector(size | sign, Shorts);
+        std::memcpy(out, &bits, sizeof bits);
+    } else {
+        for (int l = 0; l < kWide; ++l) out[l] = element == F8_E4M3 ? encode_eighth(x[l], 3, 7) : encode_eighth(x[l], 2, 15);
+    }
+    if (any(beyond))  // not a number of the format: say so in a way that decode reads as not finite
+        for (int l = 0; l < kWide; ++l)
+            if (beyond[l]) std::memset(out + l * format.size, 0xff, static_cast<size_t>(format.size));
+    return x;
+}
+
+// ---- sums and quotients ---------------------------------------------------------------------------------------------
+
+struct Sum {
+    Doubles high{}, low{}, lost{};  // high + low, exactly where `lost` is 0
+    Doubles total{};                // of the weights
+};
+
+INLINE Doubles two_sum(Doubles& high, Doubles x) {
+    const Doubles sum = high + x, part = sum - high;
+    const Doubles error = (high - (sum - part)) + (x - part);
+    high = sum;
+    return error;
+}
+
+// Tier 1 keeps the sum in `high`; tier 2 in `high` and `low`.
+template <int tier>
+INLINE void add(Sum& sum, Doubles weight, Doubles x) {
+    Doubles error = two_sum(sum.high, weight * x);
+    if (tier == 2) error = two_sum(sum.low, error);
+    sum.lost += magnitude(error);
+    sum.total += weight;
+}
+
+// Lanes in which rounding to double and then to the format may differ from rounding once: the double lies half-way
+// between two numbers of the format and is not exact (a quotient by a power of two is), or is so small that bits are lost.
+INLINE Longs undecided(Doubles q, Doubles by, const Format& format) {
+    const int64_t dropped = int64_t{1} << (53 - format.precision);
+    const Longs half_way = ((Longs)q & (dropped - 1)) == (dropped >> 1);
+    const Longs exact = ((Longs)by & 0x000fffffffffffff) == 0;
+    const Longs small = (magnitude(q) < format.twice_normal) & (q != 0.0);
+    return (half_way & ~exact) | small;
+}
+
+// Tier 2: (high + low) / by, rounded to odd. The first quotient may be off by more than its last place, the second not.
+INLINE Doubles quotient_to_odd(const Sum& sum, Doubles by) {
+    Doubles result;
+    for (int l = 0; l < kWide; ++l) {
+        double q = sum.high[l] / by[l];
+        q += (std::fma(-q, by[l], sum.high[l]) + sum.low[l]) / by[l];
+        const double rest = std::fma(-q, by[l], sum.high[l]) + sum.low[l];
+        const uint64_t bits = to_bits(q);
+        const uint64_t step = (rest > 0.0) == (q > 0.0) ? 1 : ~uint64_t{0};
+        result[l] = from_bits(rest != 0.0 && (bits & 1) == 0 ? bits + step : bits);
+    }
+    return result;
+}
+
+// ---- the rules ------------------------------------------------------------------------------------------------------
+
+// Eight coordinates of every input, and who holds them.
+struct Lanes {
+    Doubles values[kMaxInputs];
+    Longs held[kMaxInputs];
+    Doubles base;
+    Longs masked, anybody;
+};
+
+// The lowest and the highest held value, as often as `trim` says: by value, then by weight, so that order cannot matter.
+INLINE void drop_ends(Lanes& lanes, const double* weights, int num_inputs) {
+    Longs num_held{};
+    for (int i = 0; i < num_inputs; ++i) num_held -= lanes.held[i];
+    int rounds = 0;
+    Longs left;
+    for (int l = 0; l < kWide; ++l) {
+        left[l] = trim(static_cast<int>(num_held[l]));
+        rounds = left[l] > rounds ? static_cast<int>(left[l]) : rounds;
+    }
+    for (int round = 0; round < rounds; ++round)
+        for (const double side : {1.0, -1.0}) {
+            Doubles best = all(INFINITY), weight = all(INFINITY);
+            Longs index = Longs{} - 1;
+            for (int i = 0; i < num_inputs; ++i) {
+                const Doubles x = side * lanes.values[i], w = all(side * weights[i]);
+                const Longs better = lanes.held[i] & ((x < best) | ((x == best) & (w < weight)));
+                best = better ? x : best;
+                weight = better ? w : weight;
+                index = better ? Longs{} + i : index;
+            }
+            for (int i = 0; i < num_inputs; ++i) lanes.held[i] &= ~((index == i) & (left > round));
+        }
+}
+
+// Keep what lies on the side of the base that the weighted sum of the differences lies on; a tie keeps nothing.
+// Returns the lanes whose side one double does not decide.
+INLINE Longs elect_sign(Lanes& lanes, const double* weights, int num_inputs) {
+    Sum sum;
+    for (int i = 0; i < num_inputs; ++i)
+        add<1>(sum, lanes.held[i] ? all(weights[i]) : Doubles{}, lanes.values[i]);
+    add<1>(sum, -sum.total, lanes.base);
+    for (int i = 0; i < num_inputs; ++i) {
+        const Longs above = lanes.values[i] > lanes.base, below = lanes.values[i] < lanes.base;
+        lanes.held[i] &= (above & (sum.high > 0.0)) | (below & (sum.high < 0.0));
+    }
+    return sum.lost != 0.0;
+}
+
+// The held value furthest from the base; of two as far, the larger. TwoSum makes the distances exact.
+INLINE Doubles furthest(const Lanes& lanes, int num_inputs) {
+    Doubles high = all(-1.0), low{}, result = lanes.base;
+    for (int i = 0; i < num_inputs; ++i) {
+        const Doubles v = lanes.values[i];
+        Doubles distance = v;
+        Doubles error = two_sum(distance, -lanes.base);
+        const Longs negative = distance < 0.0;
+        distance = negative ? -distance : distance;
+        error = negative ? -error : error;
+        const Longs level = (distance == high) & ((error > low) | ((error == low) & (v > result)));
+        const Longs better = lanes.held[i] & ((distance > high) | level);
+        high = better ? distance : high;
+        low = better ? error : low;
+        result = better ? v : result;
+    }
+    return result;
+}
+
+// The sum that the rule asks for, once `held` is what it has chosen; `by` is what to divide it by.
+template <int tier>
+INLINE Sum chosen_sum(const Window& window, const Lanes& lanes, const double* weights, int num_inputs, Doubles& by) {
+    Sum sum;
+    const bool everywhere = window.rule == MEAN || window.rule == SUM;
+    for (int i = 0; i < num_inputs; ++i)
+        add<tier>(sum, everywhere ? all(weights[i]) : lanes.held[i] ? all(weights[i]) : Doubles{}, lanes.values[i]);
+    by = sum.total == 0.0 ? all(1.0) : sum.total;
+    if (window.rule == SUM) {
+        by = all(static_cast<double>(window.divisor));
+        add<tier>(sum, by - sum.total, lanes.base);
+    }
+    return sum;
+}
+
+static double exact_lane(const Window& window, const double (*values)[kWide], const Lanes& lanes, int l, Rounding rounding) {
+    double column[kMaxInputs];
+    for (int i = 0; i < window.num_inputs; ++i) column[i] = values[i][l];
+    return exact_value(window, column, lanes.base[l], lanes.masked[l] != 0, rounding);
+}
+
+INLINE Doubles resolve(const Window& window, Lanes& lanes, const double* weights, int num_inputs, const Format& format) {
+    const auto* values = reinterpret_cast<const double(*)[kWide]>(lanes.values);
+    Doubles result;
+    if (window.element == F64) {
+        const Rounding rounding = window.out_element == F64 ? Rounding::nearest_even : Rounding::to_odd;
+        for (int l = 0; l < kWide; ++l) result[l] = exact_lane(window, values, lanes, l, rounding);
+        return result;
+    }
+    if (window.rule == MAX_MAGNITUDE) return furthest(lanes, num_inputs);
+    Longs lost{};
+    if (window.rule == TRIMMED_MEAN) drop_ends(lanes, weights, num_inputs);
+    if (window.rule == SIGN_ELECT) lost = elect_sign(lanes, weights, num_inputs);
+    Doubles by;
+    Sum sum = chosen_sum<1>(window, lanes, weights, num_inputs, by);
+    result = sum.high / by;
+    if (any((sum.lost != 0.0) | undecided(result, by, format) | lost)) {
+        sum = chosen_sum<2>(window, lanes, weights, num_inputs, by);
+        result = quotient_to_odd(sum, by);
+        lost |= sum.lost != 0.0;
+        if (any(lost))
+            for (int l = 0; l < kWide; ++l)
+                if (lost[l]) result[l] = exact_lane(window, values, lanes, l, Rounding::to_odd);
+    }
+    return sum.total == 0.0 ? lanes.base : result;
+}
+
+// ---- a window -------------------------------------------------------------------------------------------------------
+
+struct Tally {
+    Longs held{}, nonzero{}, vanished{}, bad{}, beyond{};
+};
+
+// Where a stretch of the window lies: the inputs' (and base's, mask's) bytes from its first coordinate on.
+struct Place {
+    const uint8_t* inputs[kMaxInputs];
+    const uint8_t* base;
+    const uint8_t* mask;
+    uint8_t* out;
+};
+
+// Eight coordinates, `offset` after the place.
+template <int element>
+INLINE void combine_lanes(const Window& window, const Place& place, int64_t offset, const double* weights, int num_inputs,
+                          const Format& format, int out_element, Lanes& lanes, Tally& tally) {
+    constexpr int size = size_of(element);
+    lanes.base = place.base ? decode<element>(place.base + offset * size) : Doubles{};
+    lanes.masked = Longs{};
+    if (place.mask)
+        for (int l = 0; l < kWide; ++l) lanes.masked[l] = place.mask[offset + l] ? -1 : 0;
+    lanes.anybody = Longs{};
+    Longs bad = ~(magnitude(lanes.base) <= kLargest);
+    for (int i = 0; i < num_inputs; ++i) {
+        const Doubles v = decode<element>(place.inputs[i] + offset * size);
+        bad |= ~(magnitude(v) <= kLargest);
+        lanes.values[i] = v;
+        lanes.held[i] = (v != lanes.base) | lanes.masked;
+        lanes.anybody |= lanes.held[i];
+    }
+    const Doubles exact = resolve(window, lanes, weights, num_inputs, format) + 0.0;  // a zero has one sign
+    const Doubles written = encode(out_element, format, exact, place.out + offset * format.size);
+    tally.bad |= bad;
+    tally.held -= lanes.anybody;
+    tally.nonzero -= written != 0.0;
+    tally.vanished -= (written == 0.0) & (exact != 0.0);
+    tally.beyond |= ~(magnitude(written) <= format.largest);
+}
+
+// The rare look for where: the first coordinate that is not finite, of each input and of the result.
+template <int element>
+static void find(const Window& window, const Place& place, int64_t at, int64_t count, Counts& counts) {
+    const auto first = [&](const uint8_t* data, int kind, int64_t& found) {
+        const int size = size_of(kind);
+        for (int64_t l = 0; l < count && found == kNone; ++l)
+            if (!(std::fabs(decode_one(kind, data + l * size)) <= format_of(kind).largest)) found = at + l;
+    };
+    for (int i = 0; i < window.num_inputs; ++i) first(place.inputs[i], element, counts.first_bad[i]);
+    if (place.base) first(place.base, element, counts.first_bad_base);
+    first(place.out, window.out_element, counts.first_overflow);
+}
+
+constexpr int64_t kStretch = 512;  // coordinates between two looks at the tally
+
+// `count` coordinates, whole vectors, from `place` on. `fixed` inputs, or as many as there are.
+template <int element, int fixed>
+static void combine_stretch(const Window& window, const Place& place, int64_t at, int64_t count, const double* weights,
+                            Counts& counts) {
+    const Format format = format_of(window.out_element);
+    const int num_inputs = fixed ? fixed : window.num_inputs;
+    Lanes lanes;
+    Tally tally;
+    if (window.out_element == F32)
+        for (int64_t offset = 0; offset < count; offset += kWide)
+            combine_lanes<element>(window, place, offset, weights, num_inputs, format, F32, lanes, tally);
+    else
+        for (int64_t offset = 0; offset < count; offset += kWide)
+            combine_lanes<element>(window, place, offset, weights, num_inputs, format, window.out_element, lanes, tally);
+    counts.held += total_of(tally.held);
+    counts.nonzero += total_of(tally.nonzero);
+    counts.vanished += total_of(tally.vanished);
+    if (any(tally.bad | tally.beyond)) find<element>(window, place, at, count, counts);
+}
+
+template <int element>
+static void combine_as(const Window& window, Counts& counts) {
+    constexpr int size = size_of(element);
+    const int out_size = size_of(window.out_element);
+    const auto stretch = window.num_inputs == 2   ? combine_stretch<element, 2>
+                         : window.num_inputs == 3 ? combine_stretch<element, 3>
+                         : window.num_inputs == 4 ? combine_stretch<element, 4>
+                                                  : combine_stretch<element, 0>;
+    double weights[kMaxInputs];
+    Place place;
+    for (int i = 0; i < window.num_inputs; ++i) weights[i] = static_cast<double>(window.weights[i]);
+    int64_t at = 0;
+    const auto locate = [&] {
+        for (int i = 0; i < window.num_inputs; ++i) place.inputs[i] = window.inputs[i] + at * size;
+        place.base = window.base ? window.base + at * size : nullptr;
+        place.mask = window.mask ? window.mask + at : nullptr;
+        place.out = window.out + at * out_size;
+    };
+    const int64_t whole = window.size / kWide * kWide;
+    for (; at < whole; at += kStretch) {
+        locate();
+        stretch(window, place, at, whole - at < kStretch ? whole - at : kStretch, weights, counts);
+    }
+    at = whole;
+    const size_t rest = static_cast<size_t>(window.size - whole);
+    if (rest == 0) return;
+    // The last few, beside zeros that nobody holds.
+    locate();
+    static thread_local uint8_t padded[kMaxInputs + 2][8 * kWide];
+    std::memset(padded, 0, sizeof padded);
+    uint8_t out[8 * kWide];
+    const auto pad = [&](const uint8_t* data, int slot, size_t bytes) -> const uint8_t* {
+        return data ? static_cast<const uint8_t*>(std::memcpy(padded[slot], data, bytes)) : nullptr;
+    };
+    for (int i = 0; i < window.num_inputs; ++i) place.inputs[i] = pad(place.inputs[i], i, rest * size);
+    place.base = pad(place.base, kMaxInputs, rest * size);
+    place.mask = pad(place.mask, kMaxInputs + 1, rest);
+    place.out = out;
+    stretch(window, place, at, kWide, weights, counts);
+    std::memcpy(window.out + at * out_size, out, rest * out_size);
+}
+
+void combine(const Window& window, Counts& counts) {
+    for (int i = 0; i < window.num_inputs; ++i) counts.first_bad[i] = kNone;
+    switch (window.element) {
+        case F64: return combine_as<F64>(window, counts);
+        case F32: return combine_as<F32>(window, counts);
+        case F16: return combine_as<F16>(window, counts);
+        case BF16: return combine_as<BF16>(window, counts);
+        case F8_E4M3: return combine_as<F8_E4M3>(window, counts);
+        case F8_E5M2: return combine_as<F8_E5M2>(window, counts);
+    }
+}
+
+// ---- looking through a tensor ---------------------------------------------------------------------------------------
+
+template <int element>
+static void scan_as(const uint8_t* data, int64_t size, Scan& result) {
+    const int width = format_of(element).size;
+    Doubles smallest = all(INFINITY), largest = all(-INFINITY);
+    Longs nonzero{}, finite{};
+    for (int64_t at = 0; at < size; at += kWide) {
+        const int used = size - at < kWide ? static_cast<int>(size - at) : kWide;
+        uint8_t padded[8 * kWide];
+        const uint8_t* lanes = data + at * width;
+        Longs real = Longs{} - 1;
+        if (used < kWide) {
+            std::memset(padded, 0, sizeof padded);
+            lanes = static_cast<const uint8_t*>(std::memcpy(padded, lanes, static_cast<size_t>(used * width)));
+            for (int l = used; l < kWide; ++l) real[l] = 0;
+        }
+        const Doubles v = decode<element>(lanes);
+        const Longs counted = (magnitude(v) <= kLargest) & real;
+        nonzero -= v != 0.0;
+        finite -= counted;
+        smallest = counted & (v < smallest) ? v : smallest;
+        largest = counted & (v > largest) ? v : largest;
+    }
+    result.nonzero = total_of(nonzero);
+    result.non_finite = size - total_of(finite);
+    double low = INFINITY, high = -INFINITY;
+    for (int l = 0; l < kWide; ++l) low = smallest[l] < low ? smallest[l] : low, high = largest[l] > high ? largest[l] : high;
+    if (low <= high) result.smallest = low, result.largest = high;
+}
+
+void scan(const uint8_t* data, int element, int64_t size, Scan& result) {
+    switch (element) {
+        case F64: return scan_as<F64>(data, size, result);
+        case F32: return scan_as<F32>(data, size, result);
+        case F16: return scan_as<F16>(data, size, result);
+        case BF16: return scan_as<BF16>(data, size, result);
+        case F8_E4M3: return scan_as<F8_E4M3>(data, size, result);
+        case F8_E5M2: return scan_as<F8_E5M2>(data, size, result);
+    }
+}
+
+}  // namespace spikemesh::ISA
