@@ -5,9 +5,10 @@ what was seen and what to do. Plain misuse of the Python interface raises ``Valu
 
     SpikemeshError
     ├── InvalidData          bytes from outside failed validation: drop them and mark down who sent them
-    ├── Divergence           two nodes with the same records hold different sums: stop trusting one of them
+    ├── Divergence           the same inputs and another result: stop trusting one of the two
     ├── TicketError          the ticket, run folder or genesis does not name a run we can take part in
     ├── DataError            the training text cannot be read
+    ├── CheckpointError      checkpoints that do not fit together, or one that is needed and not there
     ├── StoreError           what this node holds on disk
     │   ├── StoreFull        no space left: free some, nothing was lost
     │   ├── StoreCorrupt     bytes on disk are not the bytes that were written
@@ -29,7 +30,7 @@ class InvalidData(SpikemeshError):
 
 
 class Divergence(SpikemeshError):
-    """Two nodes report the same set of records and different sums."""
+    """Two nodes report the same records and different sums, or a merged file is not what its inputs give."""
 
 
 class TicketError(SpikemeshError):
@@ -38,6 +39,10 @@ class TicketError(SpikemeshError):
 
 class DataError(SpikemeshError):
     """Training text that cannot be read or is too small."""
+
+
+class CheckpointError(SpikemeshError):
+    """Checkpoints that do not fit together, one that is needed and not there, or an output that is in the way."""
 
 
 class StoreError(SpikemeshError):

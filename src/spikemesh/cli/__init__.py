@@ -13,8 +13,11 @@ from spikemesh.cli.demo import demo
 from spikemesh.cli.exits import EXIT_CODES_HELP, exit_code, first_error
 from spikemesh.cli.generate import generate
 from spikemesh.cli.init import init
+from spikemesh.cli.inspect import inspect
 from spikemesh.cli.join import join
+from spikemesh.cli.merge import merge
 from spikemesh.cli.status import status
+from spikemesh.cli.verify import verify
 
 app = typer.Typer(
     name="spikemesh",
@@ -24,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, init, join, status, generate):
+for verb in (demo, init, join, status, generate, merge, inspect, verify):
     app.command()(verb)
 
 

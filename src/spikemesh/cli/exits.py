@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spikemesh.errors import (
+    CheckpointError,
     DataError,
     Divergence,
     InvalidData,
@@ -22,8 +23,9 @@ EXIT_CODES: tuple[tuple[int, type[BaseException], str], ...] = (
     (6, StoreCorrupt, "bytes on the disk are damaged"),
     (7, StoreError, "the folder cannot be used"),
     (8, DataError, "the training text cannot be used"),
-    (9, Divergence, "two nodes disagree about the same records"),
-    (10, InvalidData, "a peer sent invalid bytes"),
+    (9, Divergence, "the same inputs gave another result"),
+    (10, InvalidData, "bytes from outside are invalid"),
+    (11, CheckpointError, "checkpoints do not fit together, or one is missing"),
     (1, SpikemeshError, "another error that is explained"),
     (2, ValueError, "unusable arguments"),
 )

@@ -1,0 +1,28 @@
+"""Whole checkpoints as files: merge, verify and inspect, out of core, any model, no torch for safetensors."""
+
+from spikemesh.checkpoint.inspect import InspectReport, TensorReport, inspect
+from spikemesh.checkpoint.merge import MergeReport, merge
+from spikemesh.checkpoint.opening import open_checkpoint
+from spikemesh.checkpoint.recipe import RULES, Leaf, Recipe, read_recipe
+from spikemesh.checkpoint.source import Checkpoint, Tensor
+from spikemesh.checkpoint.verify import Difference, VerifyReport, verify
+from spikemesh.checkpoint.windows import Progress
+
+__all__ = [
+    "RULES",
+    "Checkpoint",
+    "Difference",
+    "InspectReport",
+    "Leaf",
+    "MergeReport",
+    "Progress",
+    "Recipe",
+    "Tensor",
+    "TensorReport",
+    "VerifyReport",
+    "inspect",
+    "merge",
+    "open_checkpoint",
+    "read_recipe",
+    "verify",
+]

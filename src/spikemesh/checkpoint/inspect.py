@@ -1,0 +1,159 @@
+"""What is in a checkpoint: every tensor looked through once, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spikemesh.checkpoint.content import PIECE_BYTES, ContentHash
+from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.opening import open_checkpoint
+from spikemesh.checkpoint.recipe import CONTENT_KEY, Recipe, read_recipe
+from spikemesh.checkpoint.source import Checkpoint, Tensor
+from spikemesh.checkpoint.windows import SILENT, Buffers, Progress, Stretch, for_each, stretches
+from spikemesh.kernels import scan
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorReport:
+    """One tensor. Counts are of elements; `smallest` and `largest` are over finite ones, 0 if there are none."""
+
+    name: str
+    element: str
+    shape: tuple[int, ...]
+    num_elements: int
+    num_nonzero: int
+    num_non_finite: int
+    smallest: float
+    largest: float
+
+    @property
+    def density(self) -> float:
+        return self.num_nonzero / self.num_elements if self.num_elements else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectReport:
+    """A checkpoint's tensors in name order, and what it was merged from."""
+
+    path: Path
+    content: str
+    size_bytes: int
+    tensors: tuple[TensorReport, ...]
+    left_out: tuple[str, ...]
+    recipe: Recipe | None
+    unchanged: bool
+    """For a merged file: it still is what was written then."""
+    found: dict[str, Path | None]
+    """Where this machine saw the files that it was merged from, by content."""
+
+    @property
+    def num_elements(self) -> int:
+        return sum(tensor.num_elements for tensor in self.tensors)
+
+    @property
+    def num_nonzero(self) -> int:
+        return sum(tensor.num_nonzero for tensor in self.tensors)
+
+    @property
+    def num_non_finite(self) -> int:
+        return sum(tensor.num_non_finite for tensor in self.tensors)
+
+    @property
+    def density(self) -> float:
+        return self.num_nonzero / self.num_elements if self.num_elements else 0.0
+
+
+class _Sums:
+    """The parts of one tensor added up, from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.nonzero = self.non_finite = 0
+        self.bounds: tuple[float, float] | None = None
+
+    def add(self, nonzero: int, non_finite: int, bounds: tuple[float, float] | None) -> None:
+        with self._lock:
+            self.nonzero += nonzero
+            self.non_finite += non_finite
+            if bounds is not None:
+                low, high = self.bounds or bounds
+                self.bounds = min(low, bounds[0]), max(high, bounds[1])
+
+
+def inspect(path: str | Path, *, progress: Progress = SILENT, num_threads: int | None = None) -> InspectReport:
+    """Read all of a checkpoint and say what is in it. `InvalidData` or `CheckpointError` if it is none."""
+    known = KnownFiles()
+    with closing(open_checkpoint(Path(path))) as checkpoint:
+        sums = {name: _Sums() for name in checkpoint.tensors}
+        content = ContentHash(checkpoint.tensors)
+
+        def look(item: tuple[Tensor, Stretch], buffers: Buffers) -> None:
+            tensor, stretch = item
+            data = buffers(0, stretch.count)
+            tensor.read(stretch.start, data.data)
+            content.add(tensor.name, stretch.start, data)
+            sums[tensor.name].add(*_look(tensor, data))
+            progress.advance(stretch.count)
+
+        progress.begin(f"reading {checkpoint.path.name}", checkpoint.size_bytes)
+        tensors = checkpoint.tensors.values()
+        for_each(((t, s) for t in tensors for s in stretches(t.size_bytes, PIECE_BYTES)), look, num_threads=num_threads)
+        return _report(checkpoint, sums, content.hexdigest(), known)
+
+
+def _look(tensor: Tensor, data: np.ndarray) -> tuple[int, int, tuple[float, float] | None]:
+    """Nonzero elements, non-finite ones, and the bounds of the finite ones, if there are any."""
+    if tensor.element.kind == "float":
+        seen = scan(data, tensor.element)
+        finite = len(data) // tensor.element.size_bytes - seen.non_finite
+        return seen.nonzero, seen.non_finite, (seen.smallest, seen.largest) if finite else None
+    values = data.view(INTEGERS[tensor.element.name])
+    return int(np.count_nonzero(values)), 0, (float(values.min()), float(values.max())) if len(values) else None
+
+
+INTEGERS = {
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "<i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "<u1",
+    "BOOL": "<u1",
+}
+
+
+def _report(checkpoint: Checkpoint, sums: dict[str, _Sums], content: str, known: KnownFiles) -> InspectReport:
+    recipe = read_recipe(checkpoint.metadata)
+    known.remember(checkpoint, content)
+    reports = []
+    for name, tensor in checkpoint.tensors.items():
+        low, high = sums[name].bounds or (0.0, 0.0)
+        reports.append(
+            TensorReport(
+                name=name,
+                element=tensor.element.name,
+                shape=tensor.shape,
+                num_elements=tensor.num_elements,
+                num_nonzero=sums[name].nonzero,
+                num_non_finite=sums[name].non_finite,
+                smallest=low,
+                largest=high,
+            )
+        )
+    return InspectReport(
+        path=checkpoint.path,
+        content=content,
+        size_bytes=checkpoint.size_bytes,
+        tensors=tuple(reports),
+        left_out=checkpoint.left_out,
+        recipe=recipe,
+        unchanged=recipe is not None and checkpoint.metadata.get(CONTENT_KEY) == content,
+        found={leaf.content: known.find(leaf.content) for leaf in sorted(recipe.leaves)} if recipe else {},
+    )

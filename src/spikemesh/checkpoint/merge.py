@@ -1,0 +1,191 @@
+"""Merging whole checkpoints: any order, repetition and grouping of the same files gives the same bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from blake3 import blake3
+
+from spikemesh.checkpoint.engine import Engine
+from spikemesh.checkpoint.gather import Gathered, Gathering, Options, check_contents
+from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.opening import open_checkpoint
+from spikemesh.checkpoint.output import Output, check_free, check_space
+from spikemesh.checkpoint.plan import partly_held
+from spikemesh.checkpoint.recipe import CONTENT_KEY, METADATA_KEY, Recipe, parse_weight
+from spikemesh.checkpoint.source import Checkpoint
+from spikemesh.checkpoint.windows import SILENT, Progress
+
+PathLike = str | Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeReport:
+    """What was merged, and what its user should know about it."""
+
+    out: Path
+    recipe: Recipe
+    content: str
+    leaves: Mapping[str, Path]
+    """The checkpoints that went in, by content: repeated ones once, merged ones as what they were merged from."""
+    num_tensors: int
+    num_coordinates: int
+    """Of float tensors."""
+    num_nonzero: int
+    partly_held: Mapping[str, tuple[str, ...]]
+    """Tensors that not all inputs have, and the paths of those that have them."""
+    left_out: Mapping[str, tuple[str, ...]]
+    """By path: names of what is in it and is not a tensor."""
+    vanished: Mapping[str, int]
+    """By tensor: values that were too small for the result's type and became zero."""
+    differing_companions: tuple[str, ...]
+    """Configuration files that are not the same in all inputs; one was taken, by a rule that order does not change."""
+    bytes_read: int
+    bytes_written: int
+    seconds: float
+
+    @property
+    def density(self) -> float:
+        """Share of the float coordinates that are not zero."""
+        return self.num_nonzero / self.num_coordinates if self.num_coordinates else 0.0
+
+
+def merge(
+    inputs: Sequence[PathLike],
+    *,
+    out: PathLike,
+    base: PathLike | None = None,
+    mask_from: PathLike | None = None,
+    weights: Sequence[str | float | Fraction] | None = None,
+    rule: str | None = None,
+    dtype: str | None = None,
+    shard_bytes: int | None = None,
+    force: bool = False,
+    as_is: bool = False,
+    progress: Progress = SILENT,
+    num_threads: int | None = None,
+) -> MergeReport:
+    """Merge checkpoints into `out`: a file if that ends in .safetensors, else a folder.
+
+    `rule` is one of `recipe.RULES`, the active mean without one; `weights`, one per input, count relative to each other
+    (for `sum`: as they are). Zeros are not held, unless `mask_from` holds a mask with ones there; with a `base`, what
+    is as in the base is not held. A merged input stands for the files it was merged from, found beside it in `inputs`
+    or where this machine saw them last; `as_is` takes it as a file like any other.
+
+    The result is exact and rounded once to `dtype` ("keep", "f32", "f16", "bf16"). Raises `CheckpointError` if the
+    inputs do not fit together, `InvalidData` for damaged or hostile files, NaN and infinity, `StoreFull`; `out` is then
+    as it was. `ValueError` for unusable arguments.
+    """
+    began = time.monotonic()
+    target = Path(out)
+    check_free(target, force=force)
+    with ExitStack() as stack:
+        known = KnownFiles()
+        gathered = Gathering(stack, known, progress).gather(
+            [Path(path) for path in inputs],
+            base=None if base is None else Path(base),
+            mask=None if mask_from is None else Path(mask_from),
+            weights=None if weights is None else [parse_weight(weight) for weight in weights],
+            options=Options(rule=rule, dtype=dtype, as_is=as_is),
+        )
+        report = _write(gathered, target, shard_bytes, progress, num_threads, began)
+        for content, checkpoint in zip(report.leaves, gathered.ingredients.inputs, strict=True):
+            known.remember(checkpoint, content)
+    with closing(open_checkpoint(target)) as merged:
+        known.remember(merged, report.content)
+    return report
+
+
+def _write(
+    gathered: Gathered,
+    out: Path,
+    shard_bytes: int | None,
+    progress: Progress,
+    num_threads: int | None,
+    began: float,
+) -> MergeReport:
+    ingredients = gathered.ingredients
+    inputs = ingredients.inputs
+    # Aligned: wide elements come first.
+    results = sorted((t.result for t in ingredients.tensors), key=lambda t: (-t.element.size_bytes, t.name))
+    companions, differing = _companions(inputs, out)
+    carried = _carried_metadata(inputs)
+    needed = sum(result.size_bytes for result in results)
+    check_space(out.parent, needed)
+    output = Output(
+        out, results, _metadata(carried, _unknown(gathered), UNKNOWN), shard_bytes=shard_bytes, companions=companions
+    )
+    try:
+        engine = Engine(ingredients, lambda tensor, start, data: output.write(tensor.name, start, data), progress)
+        progress.begin("merging", ingredients.input_bytes)
+        engine.run(num_threads)
+        contents = [collected.hexdigest() for collected in engine.input_hashes]
+        check_contents(gathered, contents)
+        base = None if engine.base_hash is None else engine.base_hash.hexdigest()
+        mask = None if engine.mask_hash is None else engine.mask_hash.hexdigest()
+        recipe = gathered.recipe(contents, base, mask)
+        content = engine.out_hash.hexdigest()
+        output.finish(_metadata(carried, recipe, content))
+    finally:
+        output.discard()
+    return MergeReport(
+        out=out,
+        recipe=recipe,
+        content=content,
+        leaves={content: checkpoint.path for content, checkpoint in zip(contents, inputs, strict=True)},
+        num_tensors=len(results),
+        num_coordinates=engine.tally.num_floats,
+        num_nonzero=engine.tally.nonzero,
+        partly_held=partly_held(ingredients.tensors, inputs),
+        left_out={str(checkpoint.path): checkpoint.left_out for checkpoint in inputs if checkpoint.left_out},
+        vanished=dict(sorted(engine.tally.vanished.items())),
+        differing_companions=differing,
+        bytes_read=ingredients.input_bytes,
+        bytes_written=needed,
+        seconds=time.monotonic() - began,
+    )
+
+
+UNKNOWN = "0" * 64
+"""In the place of a hash that the long work will bring."""
+
+
+def _unknown(gathered: Gathered) -> Recipe:
+    """The recipe with made-up hashes: as long as the real one."""
+    extras = [None if extra is None else UNKNOWN for extra in (gathered.ingredients.base, gathered.ingredients.mask)]
+    return gathered.recipe([f"{number:064x}" for number in range(len(gathered.weights))], *extras)
+
+
+def _metadata(carried: Mapping[str, str], recipe: Recipe, content: str) -> dict[str, str]:
+    return {**carried, METADATA_KEY: recipe.to_metadata(), CONTENT_KEY: content}
+
+
+def _carried_metadata(inputs: Sequence[Checkpoint]) -> dict[str, str]:
+    """What all inputs say alike. `format` is what loaders of published models ask for."""
+    first = inputs[0].metadata
+    alike = {key: text for key, text in first.items() if all(c.metadata.get(key) == text for c in inputs)}
+    return {"format": "pt", **{key: text for key, text in alike.items() if key not in (METADATA_KEY, CONTENT_KEY)}}
+
+
+def _companions(inputs: Sequence[Checkpoint], out: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The companions of all inputs, if the result is a folder, and the names of those that are not alike everywhere.
+
+    Of different ones the one with the smallest hash is taken: a rule that the order of the inputs does not change.
+    """
+    chosen: dict[str, Path] = {}
+    differing = []
+    if out.suffix == ".safetensors":
+        return {}, ()
+    for name in sorted({name for checkpoint in inputs for name in checkpoint.companions}):
+        versions = {
+            blake3(path.read_bytes()).digest(): path for c in inputs if (path := c.companions.get(name)) is not None
+        }
+        chosen[name] = versions[min(versions)]
+        if len(versions) > 1:
+            differing.append(name)
+    return chosen, tuple(differing)

@@ -1,0 +1,132 @@
+"""`open_checkpoint`: whatever path a user has, told apart by what is in it rather than by its name."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from spikemesh.checkpoint.safetensors_file import open_safetensors
+from spikemesh.checkpoint.source import Checkpoint, Tensor
+from spikemesh.checkpoint.torch_file import open_torch
+from spikemesh.errors import CheckpointError, InvalidData
+from spikemesh.store.rim import os_errors
+
+INDEX_SUFFIX = ".index.json"
+MAX_INDEX_BYTES = 64 << 20
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""The names of the one file of weights in a folder, best first."""
+COMPANION_SUFFIXES = (".json", ".txt", ".model", ".jinja")
+MAX_COMPANION_BYTES = 128 << 20
+ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_MAGIC = b"\x80"
+
+
+class Index(msgspec.Struct):
+    """`model.safetensors.index.json` of a sharded checkpoint: which file has which tensor."""
+
+    weight_map: dict[str, str]
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a safetensors or PyTorch file, the index of a sharded one, or a folder with any of these.
+
+    `CheckpointError` if nothing there can be a checkpoint, `InvalidData` if its bytes are damaged or hostile.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there. Expected a checkpoint file or a folder that holds one.")
+    if path.name.endswith(INDEX_SUFFIX):
+        return _open_shards(path)
+    return _open_file(path)
+
+
+def _open_file(path: Path) -> Checkpoint:
+    with os_errors("reading", path), path.open("rb") as file:
+        start = file.read(4)
+    if start == ZIP_MAGIC:
+        return open_torch(path)
+    if start.startswith(PICKLE_MAGIC):
+        raise InvalidData(
+            f"{path} is a bare pickle, which can run code when it is read. Load it where you trust it and save it "
+            "again with torch.save (any version since 1.6) or as safetensors."
+        )
+    return open_safetensors(path)
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    indexes = sorted(folder.glob("*" + INDEX_SUFFIX), key=lambda path: ("safetensors" not in path.name, path.name))
+    single = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if single is None and not indexes:
+        files = sorted(folder.glob("*.safetensors"))
+        if len(files) != 1:
+            found = ", ".join(path.name for path in files[:5]) or "no .safetensors file"
+            raise CheckpointError(
+                f"{folder}: expected {WEIGHTS[0]}, an index of shards (*{INDEX_SUFFIX}) or one .safetensors file, "
+                f"found {found}. Name the file itself."
+            )
+        single = files[0]
+    opened = _open_file(single) if single is not None else _open_shards(indexes[0])
+    return replace(opened, path=folder, companions=_companions(folder))
+
+
+def _companions(folder: Path) -> dict[str, Path]:
+    """The small text files of a published model, beside its `config.json`: how to build it, how to tokenize for it."""
+    if not (folder / "config.json").is_file():
+        return {}
+    return {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.suffix in COMPANION_SUFFIXES
+        and not path.name.endswith(INDEX_SUFFIX)
+        and path.is_file()
+        and path.stat().st_size <= MAX_COMPANION_BYTES
+    }
+
+
+def _open_shards(index_path: Path) -> Checkpoint:
+    if index_path.stat().st_size > MAX_INDEX_BYTES:
+        raise InvalidData(f"{index_path}: expected an index of at most {MAX_INDEX_BYTES >> 20} MB.")
+    with os_errors("reading", index_path):
+        text = index_path.read_bytes()
+    try:
+        weight_map = msgspec.json.decode(text, type=Index).weight_map
+    except msgspec.DecodeError as error:
+        raise InvalidData(f"{index_path} is not the index of a sharded checkpoint ({error!s:.200}).") from error
+    folder, resources = index_path.parent, ExitStack()
+    shards: dict[str, Checkpoint] = {}
+    try:
+        for name in sorted(set(weight_map.values())):
+            shards[name] = _open_shard(index_path, folder, name)
+            resources.callback(shards[name].close)
+        tensors = {name: _find(index_path, shards[file], name) for name, file in sorted(weight_map.items())}
+    except BaseException:
+        resources.close()
+        raise
+    listed = {(file, name) for name, file in weight_map.items()}
+    extra = [name for file, shard in shards.items() for name in shard.tensors if (file, name) not in listed]
+    return Checkpoint(
+        path=index_path,
+        tensors=tensors,
+        metadata=next((shard.metadata for shard in shards.values()), {}),
+        left_out=tuple(sorted(extra)),
+        files=(index_path, *(folder / name for name in shards)),
+        resources=resources,
+    )
+
+
+def _open_shard(index_path: Path, folder: Path, name: str) -> Checkpoint:
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise InvalidData(f"{index_path}: expected names of files beside it, got {name[:200]!r}.")
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{index_path} names {name}, which is not beside it. Download the missing shard.")
+    return _open_file(folder / name)
+
+
+def _find(index_path: Path, shard: Checkpoint, name: str) -> Tensor:
+    if name not in shard.tensors:
+        raise InvalidData(f"{index_path} says that {shard.path.name} holds {name[:200]!r}, and it does not.")
+    return shard.tensors[name]

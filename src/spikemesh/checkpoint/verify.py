@@ -1,0 +1,129 @@
+"""Is a merged file what its inputs give? Everything is computed again, and every bit compared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spikemesh.checkpoint.engine import Engine
+from spikemesh.checkpoint.gather import Gathering, check_contents
+from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.plan import MergedTensor
+from spikemesh.checkpoint.recipe import Recipe, read_recipe
+from spikemesh.checkpoint.source import Checkpoint
+from spikemesh.checkpoint.windows import SILENT, Bytes, Progress
+from spikemesh.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first element of a tensor at which the file is not what its inputs give."""
+
+    tensor: str
+    element: int
+    expected: str
+    """Bytes of the element in hexadecimal, or what the table should say."""
+    seen: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """`differences` is empty if the file is what its inputs give, to the bit."""
+
+    recipe: Recipe
+    num_tensors: int
+    num_bytes: int
+    differences: tuple[Difference, ...]
+    """One per tensor that differs, in name order."""
+
+
+class _Comparison:
+    """A sink of the engine that compares instead of writing."""
+
+    def __init__(self, merged: Checkpoint) -> None:
+        self._merged = merged
+        self._lock = threading.Lock()
+        self.first: dict[str, Difference] = {}
+
+    def __call__(self, tensor: MergedTensor, start: int, expected: Bytes) -> None:
+        seen = np.empty(len(expected), np.uint8)
+        self._merged.tensors[tensor.name].read(start, seen.data)
+        if np.array_equal(seen, expected):
+            return
+        width = tensor.result.element.size_bytes
+        at = int(np.flatnonzero(seen != expected)[0]) // width
+        here = slice(at * width, (at + 1) * width)
+        element = start // width + at
+        found = Difference(tensor.name, element, bytes(expected[here]).hex(), bytes(seen[here]).hex())
+        with self._lock:
+            if tensor.name not in self.first or element < self.first[tensor.name].element:
+                self.first[tensor.name] = found
+
+
+def verify(
+    merged: str | Path,
+    inputs: Sequence[str | Path],
+    *,
+    base: str | Path | None = None,
+    mask_from: str | Path | None = None,
+    progress: Progress = SILENT,
+    num_threads: int | None = None,
+) -> VerifyReport:
+    """Merge `inputs` again, as `merged` says that it was made, and compare. Inputs that are left out are looked for
+    where this machine saw them last.
+
+    `CheckpointError` if `merged` records no merge, or other files than these.
+    """
+    with ExitStack() as stack:
+        known = KnownFiles()
+        gathering = Gathering(stack, known, progress)
+        opened = gathering.open(Path(merged))
+        recipe = read_recipe(opened.metadata)
+        if recipe is None:
+            raise CheckpointError(
+                f"{merged} does not say that it was merged from anything, so there is nothing to compare."
+            )
+        base_path = _extra(known, base, recipe.base, "base")
+        mask_path = _extra(known, mask_from, recipe.mask, "mask-from")
+        contents = {gathering.content(gathering.open(Path(path))): Path(path) for path in inputs}
+        gathered = gathering.from_recipe(recipe, contents, base=base_path, mask=mask_path)
+        differences = _table_differences(opened, gathered.ingredients.tensors)
+        comparison = _Comparison(opened)
+        if not differences:
+            engine = Engine(gathered.ingredients, comparison, progress)
+            progress.begin("verifying", gathered.ingredients.input_bytes)
+            engine.run(num_threads)
+            check_contents(gathered, [collected.hexdigest() for collected in engine.input_hashes])
+            differences = list(comparison.first.values())
+        return VerifyReport(
+            recipe=recipe,
+            num_tensors=len(opened.tensors),
+            num_bytes=opened.size_bytes,
+            differences=tuple(sorted(differences, key=lambda difference: difference.tensor)),
+        )
+
+
+def _extra(known: KnownFiles, given: str | Path | None, content: str | None, option: str) -> Path | None:
+    """The base or mask file of a merge: what the user gives, or where this machine saw it last."""
+    if given is not None or content is None:
+        return None if given is None else Path(given)
+    path = known.find(content)
+    if path is None:
+        raise CheckpointError(f"the merge used a file of content {content}. Give it with --{option}.")
+    return path
+
+
+def _table_differences(merged: Checkpoint, expected: Sequence[MergedTensor]) -> list[Difference]:
+    """Tensors that one side does not have, or has in another type or shape."""
+    mine = {tensor.name: tensor.result.describe() for tensor in expected}
+    theirs = {name: tensor.describe() for name, tensor in merged.tensors.items()}
+    return [
+        Difference(name, 0, mine.get(name, "no such tensor"), theirs.get(name, "no such tensor"))
+        for name in sorted(mine.keys() | theirs.keys())
+        if mine.get(name) != theirs.get(name)
+    ]

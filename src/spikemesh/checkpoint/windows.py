@@ -1,0 +1,103 @@
+"""Going through tensors stretch by stretch on all processors, with the memory of a few stretches.
+
+Workers take the stretches in order, so that files are read and written almost in order. Reading, hashing, combining and
+writing all release Python's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Progress(Protocol):
+    """Told what is going on: a label and its bytes, then, from any worker, how many more of them are done."""
+
+    def begin(self, label: str, num_bytes: int) -> None: ...
+
+    def advance(self, num_bytes: int) -> None: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def begin(self, label: str, num_bytes: int) -> None: ...
+
+    def advance(self, num_bytes: int) -> None: ...
+
+
+SILENT: Progress = Silent()
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Elements start..start+count of a tensor."""
+
+    start: int
+    count: int
+
+
+def stretches(num_elements: int, at_most: int) -> Iterator[Stretch]:
+    """A tensor's elements in order, `at_most` so many at a time."""
+    for start in range(0, num_elements, at_most):
+        yield Stretch(start, min(at_most, num_elements - start))
+
+
+class Buffers:
+    """One worker's scratch: `buffers(slot, size)` is valid until the same slot is asked for again."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, Bytes] = {}
+
+    def __call__(self, slot: int, size: int) -> Bytes:
+        held = self._slots.get(slot)
+        if held is None or len(held) < size:
+            held = self._slots[slot] = np.empty(size, np.uint8)
+        return held[:size]
+
+
+def default_threads() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def for_each(items: Iterable[Item], work: Callable[[Item, Buffers], None], *, num_threads: int | None = None) -> None:
+    """Run `work` on every item, on several threads. The first exception stops all of them and is raised here.
+
+    So does Ctrl-C: this returns, or raises, only when no worker touches anything any more.
+    """
+    waiting = iter(items)
+    lock, stop = threading.Lock(), threading.Event()
+
+    def loop() -> None:
+        buffers = Buffers()
+        while not stop.is_set():
+            with lock:
+                item = next(waiting, None)
+            if item is None:
+                return
+            try:
+                work(item, buffers)
+            except BaseException:
+                stop.set()
+                raise
+
+    count = num_threads or default_threads()
+    with ThreadPoolExecutor(count) as pool:
+        workers = [pool.submit(loop) for _ in range(count)]
+        try:
+            for worker in as_completed(workers):
+                worker.result()
+        finally:
+            stop.set()

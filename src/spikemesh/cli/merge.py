@@ -1,0 +1,134 @@
+"""`spikemesh merge`: several checkpoints into one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from spikemesh.cli.progress import file_progress
+
+if TYPE_CHECKING:
+    from spikemesh.checkpoint import MergeReport
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+SHOWN = 5
+
+
+def parse_size(text: str) -> int:
+    """ "5GB" -> 5,000,000,000 bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip().upper())
+    size = int(float(match[1]) * UNITS[match[2] or ""]) if match else 0
+    if size <= 0:
+        raise typer.BadParameter(f"expected a size such as 5GB or 500MB, got {text!r}")
+    return size
+
+
+def merge(
+    inputs: Annotated[list[Path], typer.Argument(help="Checkpoints: .safetensors, .pt, .bin, an index, or a folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Ends in .safetensors: a file. Else a folder.")],
+    base: Annotated[Path | None, typer.Option(help="What all inputs started from: merge what they changed.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="One per input, in their order; relative, such as 0.7 and 0.3.")
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(help="active-mean (default), mean, sum, trimmed-mean, sign-elect or max-magnitude."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Type of the result: keep (default), bf16, f16 or f32.")] = None,
+    mask_from: Annotated[
+        Path | None, typer.Option(help="A file with masks: where they are not zero, a zero is held as well.")
+    ] = None,
+    shard_size: Annotated[str | None, typer.Option(help="Cut the result into files of at most this, as 5GB.")] = None,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Take merged inputs as files, not as what they were merged from.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Text on which to refit the thresholds of our own models to their parents' firing rates."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Merge checkpoints, exactly: any order, repetition and grouping of the same files gives the same bytes.
+
+    Zeros say nothing, so nothing that one input alone has is diluted. Every input is read once, in bounded memory.
+    """
+    shard_bytes = None if shard_size is None else parse_size(shard_size)
+    from spikemesh.checkpoint import merge as run
+
+    with file_progress(hidden=as_json) as progress:
+        try:
+            report = run(
+                inputs,
+                out=out,
+                base=base,
+                mask_from=mask_from,
+                weights=weight,
+                rule=rule,
+                dtype=dtype,
+                shard_bytes=shard_bytes,
+                force=force,
+                as_is=as_is,
+                progress=progress,
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    if as_json:
+        print(msgspec.json.encode(_facts(report), enc_hook=str).decode())
+    else:
+        _print(report)
+
+
+def _facts(report: MergeReport) -> dict[str, object]:
+    return {
+        "out": report.out,
+        "content": report.content,
+        "rule": report.recipe.rule,
+        "base": report.recipe.base,
+        "mask": report.recipe.mask,
+        "dtype": report.recipe.dtype,
+        "leaves": [
+            {"content": leaf.content, "weight": leaf.weight, "path": report.leaves[leaf.content]}
+            for leaf in sorted(report.recipe.leaves)
+        ],
+        "num_tensors": report.num_tensors,
+        "density": report.density,
+        "partly_held": report.partly_held,
+        "left_out": report.left_out,
+        "vanished": report.vanished,
+        "differing_companions": report.differing_companions,
+        "bytes_read": report.bytes_read,
+        "bytes_written": report.bytes_written,
+        "seconds": report.seconds,
+    }
+
+
+def _print(report: MergeReport) -> None:
+    rate = (report.bytes_read + report.bytes_written) / 1e9 / max(report.seconds, 1e-9)
+    print(
+        f"{report.out}: {report.num_tensors} tensors, {report.bytes_written / 1e9:.2f} GB, "
+        f"{report.density:.1%} not zero; {report.recipe.rule} of {len(report.leaves)} checkpoints in {report.seconds:.1f} s ({rate:.1f} GB/s)."
+    )
+    for leaf in sorted(report.recipe.leaves):
+        print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {report.leaves[leaf.content]}")
+    if report.partly_held:
+        print(f"Not in all inputs, and kept: {_some([repr(name) for name in report.partly_held])}.")
+    for path, names in report.left_out.items():
+        print(f"Left out of {path}, because it is no tensor: {_some([repr(name) for name in names])}.")
+    if report.vanished:
+        total = sum(report.vanished.values())
+        print(
+            f"{total} values were too small for {report.recipe.dtype} and became zero, in "
+            f"{_some(list(report.vanished))}."
+        )
+    if report.differing_companions:
+        print(f"Not the same in all inputs, so one was chosen: {_some(list(report.differing_companions))}.")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,44 @@
+"""`spikemesh verify`: is a merged file what its inputs give, to the bit?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from spikemesh.cli.progress import file_progress
+from spikemesh.errors import Divergence
+
+SHOWN = 5
+
+
+def verify(
+    out: Annotated[Path, typer.Argument(help="The merged checkpoint.")],
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(help="What it was merged from; left out ones are looked for where they were.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="The base, if there was one.")] = None,
+    mask_from: Annotated[Path | None, typer.Option(help="The file of masks, if there was one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Merge again what OUT says it was merged from, and compare every bit. Nothing is written."""
+    from spikemesh.checkpoint import verify as run
+
+    with file_progress(hidden=as_json) as progress:
+        report = run(out, inputs or [], base=base, mask_from=mask_from, progress=progress)
+    if as_json:
+        print(msgspec.json.encode({"equal": not report.differences, "differences": report.differences}).decode())
+    elif not report.differences:
+        print(
+            f"{out} is what its {len(report.recipe.leaves)} inputs give by {report.recipe.rule}: {report.num_tensors} "
+            f"tensors, {report.num_bytes / 1e9:.2f} GB, every bit."
+        )
+    if report.differences:
+        shown = "; ".join(
+            f"{d.tensor[:200]!r} from element {d.element} on (expected {d.expected}, found {d.seen})"
+            for d in report.differences[:SHOWN]
+        )
+        more = f", and {len(report.differences) - SHOWN} more tensors" if len(report.differences) > SHOWN else ""
+        raise Divergence(f"{out} is not what its inputs give: {shown}{more}. Merge again, and do not use this file.")
