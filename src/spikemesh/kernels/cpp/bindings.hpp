@@ -1,0 +1,9 @@
+// One function per family of kernels adds it to the module.
+#pragma once
+#include <nanobind/nanobind.h>
+
+namespace spikemesh {
+
+void bind_combine(nanobind::module_& m);
+
+}  // namespace spikemesh
