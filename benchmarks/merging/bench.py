@@ -83,7 +83,7 @@ class KeptReport:
         notes.unlink(missing_ok=True)
         measure()
         self._folder.mkdir(parents=True, exist_ok=True)
-        notes.write_text(json.dumps(self._notes))
+        notes.write_text(json.dumps(self._notes, default=float))
 
     def _note(self, method: str, words: tuple[Any, ...], named: dict[str, Any]) -> None:
         getattr(self._report, method)(*words, **named)

@@ -56,7 +56,7 @@ def measure_laws(report: KeptReport, bench: Bench) -> None:
         zero = checkpoints.save(folder / "zero.safetensors", {n: v * 0 for n, v in _draw(0).items()})
         peers = bench.peers
         tools = [
-            Tool("spikemesh", ours.merge, folder, bars=True),
+            Tool("spikemesh", lambda paths, out: ours.merge(paths, out, remember=True), folder, bars=True),
             Tool("crdt_merge", peers.crdt_merge, folder, linear=True),
             Tool("crdt_merge_crdt", lambda paths, out: peers.crdt_merge(paths, out, crdt=True), folder, linear=True),
             Tool("mergekit_linear", peers.mergekit, folder, linear=True),
@@ -104,10 +104,8 @@ def _values(report: KeptReport, tool: Tool, inputs: dict[str, Path]) -> None:
     except RuntimeError as error:
         _failed(report, tool, f"{name}.values", error)
         return
-    density = _density(equal) / _density(read["a"])
-    (report.at_most if tool.bars else _fact(report))(
-        f"{name}.density_equal_masks", density, "of the inputs'", bar=1, against="two inputs with equal masks"
-    )
+    change = abs(_density(equal) / _density(read["a"]) - 1)
+    _zero(report, tool, f"{name}.density_change", change, "of the density", "two inputs with equal masks")
     lost = sum(int(np.count_nonzero((pair[n] == 0) & ((read["a"][n] != 0) != (read["b"][n] != 0)))) for n in pair)
     _zero(report, tool, f"{name}.lost", lost, "values", "held by one input, zero after the merge")
     dilution = max(_dilution(pair[n], read["a"][n], read["b"][n]) for n in pair)
@@ -169,12 +167,11 @@ def _ulps(merged: npt.NDArray[Any], mean: npt.NDArray[np.longdouble]) -> float:
 
 
 def _zero(report: KeptReport, tool: Tool, name: str, value: float, unit: str, against: str) -> None:
-    (report.at_most if tool.bars else _fact(report))(name, value, unit, bar=0, against=against)
-
-
-def _fact(report: KeptReport) -> Callable[..., None]:
-    """`at_most`, less the bar."""
-    return lambda name, value, unit, *, bar, against: report.fact(name, value, unit, against=against)
+    """For us a bar, for a peer a fact."""
+    if tool.bars:
+        report.at_most(name, value, unit, bar=0, against=against)
+    else:
+        report.fact(name, value, unit, against=against)
 
 
 def _failed(report: KeptReport, tool: Tool, name: str, error: RuntimeError) -> None:
