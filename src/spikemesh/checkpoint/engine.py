@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -19,8 +20,15 @@ from spikemesh.checkpoint.windows import SILENT, Buffers, Bytes, Progress, Stret
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.kernels import Counts, Rule, combine
 
-Sink = Callable[[MergedTensor, int, Bytes], None]
-"""`sink(tensor, start_byte, data)`: the result's bytes, in no order, from any worker; `data` is valid for the call."""
+
+class Sink(Protocol):
+    """Where the result's bytes go, in no order, from any worker."""
+
+    def lie(self, name: str, start: int) -> int:
+        """Where in a page of memory the tensor's bytes from `start` on should lie, to be taken without a copy."""
+
+    def write(self, name: str, start: int, data: Bytes) -> None:
+        """Take bytes of a tensor; `data` is valid during the call."""
 
 
 @dataclass
@@ -105,14 +113,15 @@ class Engine:
             self._read(source, start, length, self.input_hashes[number], buffers(slot, length))
             for slot, (number, source) in enumerate(tensor.sources)
         ]
+        width = tensor.result.element.size_bytes
+        out_start = stretch.start * width
+        out = buffers(-1, stretch.count * width, lie=self._sink.lie(tensor.name, out_start))
         if tensor.element.kind == "float":
-            out = buffers(-1, stretch.count * tensor.result.element.size_bytes)
             self._combine(tensor, stretch, values, out, buffers)
         else:
-            out = self._agreed(tensor, stretch, values)
-        out_start = stretch.start * tensor.result.element.size_bytes
+            out[:] = self._agreed(tensor, stretch, values)
         self.out_hash.add(tensor.name, out_start, out)
-        self._sink(tensor, out_start, out)
+        self._sink.write(tensor.name, out_start, out)
 
     def _combine(
         self, tensor: MergedTensor, stretch: Stretch, values: Sequence[Bytes], out: Bytes, buffers: Buffers

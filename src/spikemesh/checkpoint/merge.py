@@ -121,7 +121,7 @@ def _write(
         out, results, _metadata(carried, _unknown(gathered), UNKNOWN), shard_bytes=shard_bytes, companions=companions
     )
     try:
-        engine = Engine(ingredients, lambda tensor, start, data: output.write(tensor.name, start, data), progress)
+        engine = Engine(ingredients, output, progress)
         progress.begin("merging", ingredients.input_bytes)
         engine.run(num_threads)
         contents = [collected.hexdigest() for collected in engine.input_hashes]

@@ -1,11 +1,14 @@
 """Writing the result: a safetensors file, or a folder with shards and companions; whole, or not at all.
 
-Everything is written under a name that ends in `.unfinished`, made durable, and renamed at the end.
+Everything is written under a name that ends in `.unfinished`, made durable, and renamed at the end. Whole pages go to
+the disk directly, where the file system lets them: a copy in the page cache would cost more than the merge itself, push
+everything else out of memory, and then be waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -14,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from spikemesh.checkpoint.source import TensorInfo
-from spikemesh.checkpoint.windows import Bytes
+from spikemesh.checkpoint.windows import PAGE_BYTES, Bytes
 from spikemesh.codec.container import Entry, pack_header
 from spikemesh.errors import CheckpointError, StoreFull
 from spikemesh.store.files import UNFINISHED, discard, sync, write_file_atomic
@@ -27,13 +31,63 @@ SPARE_BYTES = 16 << 20
 """What must stay free beside the result itself."""
 
 
+class OutputFile:
+    """One file being written. Whole pages whose address and offset are aligned pass by the page cache."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        os.ftruncate(self._fd, size)
+        self._direct_fd: int | None = None
+        self._retired: int | None = None
+        with contextlib.suppress(OSError, AttributeError):  # not on every system, not on every file system
+            self._direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+
+    def write(self, offset: int, data: Bytes) -> None:
+        """Put `data` at `offset`, from any thread."""
+        first = -offset % PAGE_BYTES
+        last = len(data) - (offset + len(data)) % PAGE_BYTES
+        aligned = (data.ctypes.data + first) % PAGE_BYTES == 0
+        if self._direct_fd is None or not aligned or last <= first:
+            _write_all(self._fd, offset, data)
+            return
+        _write_all(self._fd, offset, data[:first])
+        self._write_pages(self._direct_fd, offset + first, data[first:last])
+        _write_all(self._fd, offset + last, data[last:])
+
+    def _write_pages(self, fd: int, offset: int, pages: Bytes) -> None:
+        try:
+            _write_all(fd, offset, pages)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._direct_fd = None  # wants another alignment; closed with the rest
+            self._retired = fd
+            _write_all(self._fd, offset, pages)
+
+    def finish(self) -> None:
+        """Make everything written durable."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        for fd in (self._fd, self._direct_fd, self._retired):
+            if fd is not None:
+                os.close(fd)
+
+
+def _write_all(fd: int, offset: int, data: Bytes) -> None:
+    rest = data.data
+    while len(rest):
+        count = os.pwrite(fd, rest, offset)
+        rest, offset = rest[count:], offset + count
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a tensor's bytes go."""
 
-    fd: int
+    file: OutputFile
     offset: int
-    path: Path
 
 
 def check_free(out: Path, *, force: bool) -> None:
@@ -85,7 +139,7 @@ class Output:
         )
         self.num_bytes = sum(tensor.size_bytes for tensor in tensors)
         self._temporary = out.with_name(f"{out.name}.{secrets.token_hex(4)}{UNFINISHED}")
-        self._files: list[tuple[Path, int, list[Entry]]] = []
+        self._files: list[tuple[OutputFile, list[Entry]]] = []
         self._index = {tensor.name: name for name, group in zip(names, groups, strict=True) for tensor in group}
         self._places: dict[str, Place] = {}
         try:
@@ -99,30 +153,31 @@ class Output:
             raise
 
     def _create(self, path: Path, group: Sequence[TensorInfo], placeholder: Mapping[str, str]) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         entries: list[Entry] = [(t.name, t.element.name, t.shape, t.size_bytes) for t in group]
-        self._files.append((path, fd, entries))
-        offset = len(pack_header(entries, placeholder))
+        offset = len(pack_header(entries, placeholder, alignment=PAGE_BYTES))
+        file = OutputFile(path, offset + sum(tensor.size_bytes for tensor in group))
+        self._files.append((file, entries))
         for tensor in group:
-            self._places[tensor.name] = Place(fd, offset, path)
+            self._places[tensor.name] = Place(file, offset)
             offset += tensor.size_bytes
-        os.ftruncate(fd, offset)
+
+    def lie(self, name: str, start: int) -> int:
+        """Where in a page the bytes of a tensor from `start` on come to lie in their file."""
+        return (self._places[name].offset + start) % PAGE_BYTES
 
     def write(self, name: str, start: int, data: Bytes) -> None:
         """Put bytes of a tensor in their place. `StoreFull` if the disk is."""
         place = self._places[name]
-        rest, offset = data.data, place.offset + start
-        with os_errors("writing", place.path):
-            while len(rest):
-                count = os.pwrite(place.fd, rest, offset)
-                rest, offset = rest[count:], offset + count
+        with os_errors("writing", place.file.path):
+            place.file.write(place.offset + start, data)
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write headers, index and companions, make all of it durable, and give it its name."""
         with os_errors("writing", self.out):
-            for _, fd, entries in self._files:
-                os.pwrite(fd, pack_header(entries, metadata), 0)
-                os.fsync(fd)
+            for file, entries in self._files:
+                header = pack_header(entries, metadata, alignment=PAGE_BYTES)
+                file.write(0, np.frombuffer(header, np.uint8))
+                file.finish()
             if not self._is_file:
                 self._finish_folder()
             self._rename()
@@ -155,8 +210,8 @@ class Output:
         _remove(self._temporary)
 
     def _close(self) -> None:
-        for _, fd, _ in self._files:
-            os.close(fd)
+        for file, _ in self._files:
+            file.close()
         self._files = []
 
 

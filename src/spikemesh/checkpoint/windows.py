@@ -54,17 +54,22 @@ def stretches(num_elements: int, at_most: int) -> Iterator[Stretch]:
         yield Stretch(start, min(at_most, num_elements - start))
 
 
+PAGE_BYTES = 4096
+
+
 class Buffers:
     """One worker's scratch: `buffers(slot, size)` is valid until the same slot is asked for again."""
 
     def __init__(self) -> None:
         self._slots: dict[int, Bytes] = {}
 
-    def __call__(self, slot: int, size: int) -> Bytes:
+    def __call__(self, slot: int, size: int, *, lie: int = 0) -> Bytes:
+        """`size` bytes whose address is `lie` bytes after the start of a page."""
         held = self._slots.get(slot)
-        if held is None or len(held) < size:
-            held = self._slots[slot] = np.empty(size, np.uint8)
-        return held[:size]
+        if held is None or len(held) < size + 2 * PAGE_BYTES:
+            held = self._slots[slot] = np.empty(size + 2 * PAGE_BYTES, np.uint8)
+        start = -held.ctypes.data % PAGE_BYTES + lie
+        return held[start : start + size]
 
 
 def default_threads() -> int:

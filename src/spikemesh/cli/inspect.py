@@ -92,7 +92,8 @@ def _print(report: InspectReport) -> None:
     console.print(table)
     print(
         f"{report.path}: {len(report.tensors)} tensors, {report.num_elements} elements, "
-        f"{report.size_bytes / 1e9:.3f} GB, {report.density:.2%} not zero, {report.num_non_finite} not finite; content {report.content}."
+        f"{report.size_bytes / 1e9:.3f} GB, {report.density:.2%} not zero, "
+        f"{report.num_non_finite} not finite; content {report.content}."
     )
     if report.left_out:
         print(f"Beside them {len(report.left_out)} values that are no tensors.")

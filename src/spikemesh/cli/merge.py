@@ -111,7 +111,8 @@ def _print(report: MergeReport) -> None:
     rate = (report.bytes_read + report.bytes_written) / 1e9 / max(report.seconds, 1e-9)
     print(
         f"{report.out}: {report.num_tensors} tensors, {report.bytes_written / 1e9:.2f} GB, "
-        f"{report.density:.1%} not zero; {report.recipe.rule} of {len(report.leaves)} checkpoints in {report.seconds:.1f} s ({rate:.1f} GB/s)."
+        f"{report.density:.1%} not zero; {report.recipe.rule} of {len(report.leaves)} checkpoints in "
+        f"{report.seconds:.1f} s ({rate:.1f} GB/s)."
     )
     for leaf in sorted(report.recipe.leaves):
         print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {report.leaves[leaf.content]}")

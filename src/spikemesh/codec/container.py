@@ -19,13 +19,18 @@ Entry = tuple[str, str, tuple[int, ...], int]
 """Name, safetensors dtype, shape, size in bytes."""
 
 
-def pack_header(entries: Sequence[Entry], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Everything before the tensors' bytes: `entries` lie one after the other in the order given."""
+def pack_header(
+    entries: Sequence[Entry], metadata: Mapping[str, str] | None = None, *, alignment: int = ALIGNMENT
+) -> bytes:
+    """Everything before the tensors' bytes, which start at a multiple of `alignment` (a multiple of 8).
+
+    `entries` lie one after the other in the order given.
+    """
     header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
     for name, dtype, shape, num_bytes in entries:
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + num_bytes]}
         end += num_bytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-(HEADER_LENGTH.size + len(text)) % alignment)
     return HEADER_LENGTH.pack(len(text)) + text

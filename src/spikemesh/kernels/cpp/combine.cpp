@@ -406,10 +406,9 @@ template <int element>
 static void combine_as(const Window& window, Counts& counts) {
     constexpr int size = size_of(element);
     const int out_size = size_of(window.out_element);
-    const auto stretch = window.num_inputs == 2   ? combine_stretch<element, 2>
-                         : window.num_inputs == 3 ? combine_stretch<element, 3>
-                         : window.num_inputs == 4 ? combine_stretch<element, 4>
-                                                  : combine_stretch<element, 0>;
+    auto stretch = combine_stretch<element, 0>;
+    if constexpr (element == F32 || element == BF16)  // what people merge, two at a time: the inputs stay in registers
+        if (window.num_inputs == 2) stretch = combine_stretch<element, 2>;
     double weights[kMaxInputs];
     Place place;
     for (int i = 0; i < window.num_inputs; ++i) weights[i] = static_cast<double>(window.weights[i]);
