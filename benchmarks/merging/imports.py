@@ -1,8 +1,8 @@
 """Imports left out on both sides: mergekit's in-memory API and `spikemesh.merge`, on the 400 MB pair.
 
 Each is timed inside a fresh process, after its imports and a first merge of a tiny pair. Ours reads, checks, merges,
-hashes and writes. Theirs is timed twice: for the same job without checks and hashes (load_file, merge_state_dicts,
-save_file), which is what the bar is held against, and for reading and merging only, with nothing written.
+hashes and writes. Theirs, which neither checks nor hashes, is timed twice: for reading and merging only, with nothing
+written (load_file and merge_state_dicts), and for the same job as ours (then save_file). The bars hold against both.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def measure_imports(report: KeptReport, bench: Bench, *, scale: int = 1) -> None
         our, full, less = (
             cost[name, lap, key] for name, lap in (("ours", "written"), ("mergekit", "written"), ("mergekit", "merged"))
         )
-        against = f"mergekit reads, merges, writes: {full:.3g} s"
+        against = f"mergekit reads, merges, writes: {full:.3g} s; we: {our:.3g} s"
         report.at_most(f"imports.times_mergekit.{key[:-2]}", our / full, "ratio", bar=1, against=against)
-        against = f"mergekit reads, merges, writes nothing: {less:.3g} s"
-        report.fact(f"imports.times_mergekit_unwritten.{key[:-2]}", our / less, "ratio", against=against)
+        against = f"mergekit reads, merges, writes nothing: {less:.3g} s; we write too: {our:.3g} s"
+        report.at_most(f"imports.times_mergekit_unwritten.{key[:-2]}", our / less, "ratio", bar=1, against=against)

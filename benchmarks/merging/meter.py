@@ -46,8 +46,8 @@ def measure(
     limit_bytes: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Run:
-    """Run `command` to its end or until it exceeds a limit; that of private memory is 80 % of all memory by default."""
-    limit_bytes = limit_bytes or _memory_bytes("MemTotal") * 4 // 5
+    """Run `command` to its end or until it exceeds a limit; by default 1 GiB of what memory is available is not for it."""
+    limit_bytes = limit_bytes or _memory_bytes("MemAvailable") - (1 << 30)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         start_s = time.perf_counter()
         process = subprocess.Popen(
@@ -83,6 +83,14 @@ def median(runs: Sequence[Run]) -> Run:
         cpu_s=statistics.median(run.cpu_s for run in good),
         peak_bytes=int(statistics.median(run.peak_bytes for run in good)),
     )
+
+
+def median_of_good(runs: Sequence[Run]) -> Run:
+    """As `median`, where a failure is not a result. Raises RuntimeError."""
+    for run in runs:
+        if run.error is not None:
+            raise RuntimeError(run.error)
+    return median(runs)
 
 
 def alternate(work: Mapping[str, Callable[[], Run]], rounds: int, prepare: Callable[[], None]) -> dict[str, list[Run]]:
