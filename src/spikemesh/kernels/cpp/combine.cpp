@@ -198,7 +198,7 @@ INLINE Longs undecided(Doubles q, Doubles by, const Format& format) {
 }
 
 // Tier 2: (high + low) / by, rounded to odd. The first quotient may be off by more than its last place, the second not.
-INLINE Doubles quotient_to_odd(const Sum& sum, Doubles by) {
+static Doubles quotient_to_odd(const Sum& sum, Doubles by) {
     Doubles result;
     for (int l = 0; l < kWide; ++l) {
         double q = sum.high[l] / by[l];
@@ -222,7 +222,7 @@ struct Lanes {
 };
 
 // The lowest and the highest held value, as often as `trim` says: by value, then by weight, so that order cannot matter.
-INLINE void drop_ends(Lanes& lanes, const double* weights, int num_inputs) {
+static void drop_ends(Lanes& lanes, const double* weights, int num_inputs) {
     Longs num_held{};
     for (int i = 0; i < num_inputs; ++i) num_held -= lanes.held[i];
     int rounds = 0;
@@ -248,7 +248,7 @@ INLINE void drop_ends(Lanes& lanes, const double* weights, int num_inputs) {
 
 // Keep what lies on the side of the base that the weighted sum of the differences lies on; a tie keeps nothing.
 // Returns the lanes whose side one double does not decide.
-INLINE Longs elect_sign(Lanes& lanes, const double* weights, int num_inputs) {
+static Longs elect_sign(Lanes& lanes, const double* weights, int num_inputs) {
     Sum sum;
     for (int i = 0; i < num_inputs; ++i)
         add<1>(sum, lanes.held[i] ? all(weights[i]) : Doubles{}, lanes.values[i]);
@@ -261,7 +261,7 @@ INLINE Longs elect_sign(Lanes& lanes, const double* weights, int num_inputs) {
 }
 
 // The held value furthest from the base; of two as far, the larger. TwoSum makes the distances exact.
-INLINE Doubles furthest(const Lanes& lanes, int num_inputs) {
+static Doubles furthest(const Lanes& lanes, int num_inputs) {
     Doubles high = all(-1.0), low{}, result = lanes.base;
     for (int i = 0; i < num_inputs; ++i) {
         const Doubles v = lanes.values[i];
@@ -300,30 +300,37 @@ static double exact_lane(const Window& window, const double (*values)[kWide], co
     return exact_value(window, column, lanes.base[l], lanes.masked[l] != 0, rounding);
 }
 
-INLINE Doubles resolve(const Window& window, Lanes& lanes, const double* weights, int num_inputs, const Format& format) {
+// The lanes that one double does not decide: tier 2, and tier 3 where that is not exact either.
+static Doubles resolve_exactly(const Window& window, const Lanes& lanes, const double* weights, Longs lost) {
     const auto* values = reinterpret_cast<const double(*)[kWide]>(lanes.values);
+    Doubles by;
+    const Sum sum = chosen_sum<2>(window, lanes, weights, window.num_inputs, by);
+    Doubles result = quotient_to_odd(sum, by);
+    lost |= sum.lost != 0.0;
+    for (int l = 0; l < kWide; ++l)
+        if (lost[l]) result[l] = exact_lane(window, values, lanes, l, Rounding::to_odd);
+    return result;
+}
+
+static Doubles resolve_wide(const Window& window, const Lanes& lanes) {
+    const auto* values = reinterpret_cast<const double(*)[kWide]>(lanes.values);
+    const Rounding rounding = window.out_element == F64 ? Rounding::nearest_even : Rounding::to_odd;
     Doubles result;
-    if (window.element == F64) {
-        const Rounding rounding = window.out_element == F64 ? Rounding::nearest_even : Rounding::to_odd;
-        for (int l = 0; l < kWide; ++l) result[l] = exact_lane(window, values, lanes, l, rounding);
-        return result;
-    }
+    for (int l = 0; l < kWide; ++l) result[l] = exact_lane(window, values, lanes, l, rounding);
+    return result;
+}
+
+INLINE Doubles resolve(const Window& window, Lanes& lanes, const double* weights, int num_inputs, const Format& format) {
     if (window.rule == MAX_MAGNITUDE) return furthest(lanes, num_inputs);
     Longs lost{};
     if (window.rule == TRIMMED_MEAN) drop_ends(lanes, weights, num_inputs);
     if (window.rule == SIGN_ELECT) lost = elect_sign(lanes, weights, num_inputs);
     Doubles by;
-    Sum sum = chosen_sum<1>(window, lanes, weights, num_inputs, by);
-    result = sum.high / by;
-    if (any((sum.lost != 0.0) | undecided(result, by, format) | lost)) {
-        sum = chosen_sum<2>(window, lanes, weights, num_inputs, by);
-        result = quotient_to_odd(sum, by);
-        lost |= sum.lost != 0.0;
-        if (any(lost))
-            for (int l = 0; l < kWide; ++l)
-                if (lost[l]) result[l] = exact_lane(window, values, lanes, l, Rounding::to_odd);
-    }
-    return sum.total == 0.0 ? lanes.base : result;
+    const Sum sum = chosen_sum<1>(window, lanes, weights, num_inputs, by);
+    Doubles result = sum.high / by;
+    if (any((sum.lost != 0.0) | undecided(result, by, format) | lost))
+        result = resolve_exactly(window, lanes, weights, lost);
+    return (sum.total == 0.0) & ~lost ? lanes.base : result;
 }
 
 // ---- a window -------------------------------------------------------------------------------------------------------
@@ -358,7 +365,9 @@ INLINE void combine_lanes(const Window& window, const Place& place, int64_t offs
         lanes.held[i] = (v != lanes.base) | lanes.masked;
         lanes.anybody |= lanes.held[i];
     }
-    const Doubles exact = resolve(window, lanes, weights, num_inputs, format) + 0.0;  // a zero has one sign
+    const Doubles resolved =
+        element == F64 ? resolve_wide(window, lanes) : resolve(window, lanes, weights, num_inputs, format);
+    const Doubles exact = resolved + 0.0;  // a zero has one sign
     const Doubles written = encode(out_element, format, exact, place.out + offset * format.size);
     tally.bad |= bad;
     tally.held -= lanes.anybody;
