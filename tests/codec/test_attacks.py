@@ -26,6 +26,7 @@ from spikemesh.codec import (
     encode_genesis,
     encode_message,
     encode_ticket,
+    read_metadata,
     read_tensor_file,
     unpack_wires,
     write_tensors,
@@ -65,7 +66,7 @@ def read_ticket(data: bytes) -> bytes:
 
 
 def read_file(data: bytes) -> bytes:
-    write_tensors(read_tensor_file(data))
+    write_tensors(read_tensor_file(data), read_metadata(data))
     return data  # any safetensors file is read, ours or not
 
 
@@ -83,7 +84,7 @@ FORMATS: dict[str, tuple[Reader, bytes]] = {
     "hello": (read_message, encode_message(HELLO)),
     "sync": (read_message, encode_message(SYNC)),
     "ticket": (read_ticket, encode_ticket(RUN, HELLO.address).encode()),
-    "file": (read_file, write_tensors({"a": np.arange(3, dtype=np.float32), "b": np.array([True, False])})),
+    "file": (read_file, write_tensors({"a": np.arange(3, dtype=np.float32), "b": np.array([True, False])}, {"c": "d"})),
 }
 FORMAT_NAMES = list(FORMATS)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from spikemesh.codec import read_tensor_file, read_tensors, write_tensors
+from spikemesh.codec import read_metadata, read_tensor_file, read_tensors, write_tensors
 from spikemesh.codec.tensors import DTYPES
 from spikemesh.errors import InvalidData
 
@@ -57,6 +57,42 @@ def test_metadata_is_written_in_order() -> None:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert list(header["__metadata__"].items()) == [("digest", "ab"), ("z", "1")]
     assert read_tensor_file(data)["a"].tolist() == [0, 0]
+    assert read_metadata(data) == {"digest": "ab", "z": "1"}
+
+
+def test_metadata_is_read_from_any_writer() -> None:
+    array = {"a": np.zeros(2, np.float32)}
+    said = {"model": '{"é": 1}', "": ""}
+    assert read_metadata(safetensors_numpy.save(array, metadata=said)) == said
+    assert read_metadata(write_tensors(array)) == read_metadata(safetensors_numpy.save(array)) == {}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"[]",
+        b'"__metadata__"',
+        b'{"__metadata__":[]}',
+        b'{"__metadata__":{"a":1}}',
+        b'{"__metadata__":{"a":null}}',
+        b'{"__metadata__":{"a":"\xff"}}',
+        b"[" * 100_000,
+        b'{"__metadata__":{}',
+    ],
+)
+def test_metadata_that_is_none_is_refused(header: bytes) -> None:
+    good = len(header).to_bytes(8, "little") + header
+    longer = (len(header) + 1).to_bytes(8, "little") + header
+    for data in (good, longer, good[:7], (1 << 63).to_bytes(8, "little") + header):
+        with pytest.raises(InvalidData):
+            read_metadata(data)
+
+
+def test_a_header_that_ends_behind_the_file_is_refused() -> None:
+    assert read_metadata((2).to_bytes(8, "little") + b"{}") == {}
+    with pytest.raises(InvalidData, match="a header of 3 bytes in a file of 10"):
+        read_metadata((3).to_bytes(8, "little") + b"{}")
 
 
 def test_other_elements_are_not_written() -> None:

@@ -32,7 +32,7 @@ from spikemesh.codec.records import (
     sign_record,
     unpack_wires,
 )
-from spikemesh.codec.tensors import read_tensor_file, read_tensors, write_tensors
+from spikemesh.codec.tensors import read_metadata, read_tensor_file, read_tensors, write_tensors
 from spikemesh.codec.ticket import decode_ticket, encode_ticket
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "max_delta_bytes",
     "pack_wires",
     "quantise",
+    "read_metadata",
     "read_tensor_file",
     "read_tensors",
     "run_id",

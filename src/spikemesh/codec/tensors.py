@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, deserialize
 
-from spikemesh.codec.container import pack_header
+from spikemesh.codec.container import HEADER_LENGTH, pack_header
 from spikemesh.errors import InvalidData
 
 Array = npt.NDArray[Any]
@@ -66,6 +68,21 @@ def read_tensor_file(data: bytes) -> dict[str, Array]:
         except ValueError as error:  # more dimensions, or empty ones of more elements, than NumPy has
             raise InvalidData(f"tensor {name:.64} has a shape that cannot be used: {view['shape']!s:.100}") from error
     return tensors
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """The strings that stand beside the tensors of a safetensors file. `InvalidData` if its header cannot be read."""
+    try:
+        (length,) = HEADER_LENGTH.unpack_from(data)
+        if length > len(data) - HEADER_LENGTH.size:
+            raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
+        header = json.loads(data[HEADER_LENGTH.size : HEADER_LENGTH.size + length])
+    except (struct.error, ValueError, RecursionError) as error:
+        raise InvalidData(f"not a safetensors file: {error!s:.200}") from error
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise InvalidData("expected a JSON object of strings as the file's __metadata__; another program damaged it")
+    return metadata
 
 
 def read_tensors(data: bytes, *, expected: Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]) -> dict[str, Array]:
