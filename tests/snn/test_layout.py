@@ -113,8 +113,8 @@ def test_a_dense_checkpoint_reads_back(model: SpikingLM, config: ModelConfig) ->
         tensors | {"more": tensors[name]},
         tensors | {name: tensors[name].T},
         tensors | {name: tensors[name].astype(np.float64)},
-        tensors | {name: np.where(tensors[name] == 0, np.float32(1), tensors[name])},
         tensors | {name: np.where(tensors[name] == 0, np.float32(0), np.float32(np.inf))},
+        tensors | {name: np.full_like(tensors[name], np.nan)},
     ]
     for number, attack in enumerate(attacks):
         with pytest.raises(InvalidData):

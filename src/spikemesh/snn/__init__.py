@@ -1,5 +1,6 @@
 """Sparse spiking language model: neurons, masked layers, its start, its coordinates. No network, no files."""
 
+from spikemesh.snn.files import MODEL_KEY, model_from_file, model_metadata
 from spikemesh.snn.functional import arctan_surrogate, leaky_integral, lif, lif_step
 from spikemesh.snn.generate import generate, sample
 from spikemesh.snn.init import initialise
@@ -11,6 +12,7 @@ from spikemesh.snn.sparsity import SpikeMeter, spike_rates, weight_densities
 
 __all__ = [
     "LIF",
+    "MODEL_KEY",
     "VOCAB",
     "AxonDelay",
     "BlockState",
@@ -32,7 +34,9 @@ __all__ = [
     "lif",
     "lif_step",
     "model_from_dense",
+    "model_from_file",
     "model_from_tensors",
+    "model_metadata",
     "neuron_drift",
     "sample",
     "spike_rates",
