@@ -117,6 +117,8 @@ def test_status_and_generate_speak_to_people_and_to_programs(finished: Path) -> 
     assert status["digest"] in spikemesh("status", folder, env={**_environment(), "COLUMNS": "200"}).stdout
     texts = [spikemesh("generate", folder, "--prompt", "def ", "--length", "40").stdout for _ in range(2)]
     assert texts[0] == texts[1] and texts[0].startswith("def ")
+    file = str(finished / "node-1" / "model.safetensors")
+    assert spikemesh("generate", file, "--prompt", "def ", "--length", "40").stdout == texts[0]
     assert json.loads(spikemesh("generate", folder, "--length", "5", "--json").stdout)["prompt"] == "def "
 
 

@@ -1,7 +1,11 @@
-"""The merged model as a file: plain safetensors with every weight in full, zeros where there is no synapse."""
+"""The merged model as a file: plain safetensors with every weight in full, zeros where there is no synapse.
+
+The file says what model it is, so it can be read back, merged with others or not, without the run's folder.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.codec import read_tensor_file, write_tensors
+from spikemesh.codec import read_metadata, read_tensor_file, write_tensors
 from spikemesh.crdt import Genesis
 from spikemesh.errors import InvalidData, TicketError
 from spikemesh.store import write_file_atomic
 
 if TYPE_CHECKING:
     from spikemesh.snn import SpikingLM
+    from spikemesh.train import CalibrationReport
 
 Tensors = Mapping[str, npt.NDArray[Any]]
+
+CALIBRATED_KEY = "spikemesh.calibrated"
+"""In a file's metadata: the factor on the thresholds of each population, as JSON."""
 
 
 def build_model(genesis: Genesis, start: Tensors) -> SpikingLM:
@@ -33,11 +41,12 @@ def build_model(genesis: Genesis, start: Tensors) -> SpikingLM:
 
 def save_model(path: Path, genesis: Genesis, start: Tensors, theta: npt.NDArray[np.float32], digest: bytes) -> None:
     """Write the merged weights `theta` [A] as a model file, with the digest of the sum it was made from."""
-    from spikemesh.snn import Layout, dense_tensors
+    from spikemesh.snn import Layout, dense_tensors, model_metadata
 
     model = build_model(genesis, start)
     Layout.of(model).scatter_(model, theta)
-    write_file_atomic(path, write_tensors(dense_tensors(model), metadata={"digest": digest.hex()}))
+    metadata = {"digest": digest.hex(), **model_metadata(model.config)}
+    write_file_atomic(path, write_tensors(dense_tensors(model), metadata=metadata))
 
 
 def load_model(path: Path, genesis: Genesis) -> SpikingLM:
@@ -47,3 +56,33 @@ def load_model(path: Path, genesis: Genesis) -> SpikingLM:
     if not path.is_file():
         raise TicketError(f"{path} is not there yet: it appears a minute after a volunteer has started in this folder.")
     return model_from_dense(ModelConfig.from_dict(genesis.model), read_tensor_file(path.read_bytes()))
+
+
+def load_model_file(path: Path) -> SpikingLM:
+    """The model in any file that describes it: `save_model`'s, or a merge of such. `InvalidData` if it does not."""
+    from spikemesh.snn import model_from_file
+
+    data = path.read_bytes()
+    try:
+        return model_from_file(read_tensor_file(data), read_metadata(data))
+    except InvalidData as error:
+        raise InvalidData(f"{path} holds no model that can be used: {error}") from error
+
+
+def calibrate_model_file(path: Path, parents: Mapping[Path, float], data: Path | None) -> CalibrationReport:
+    """Refit the thresholds in the merged model file `path`: to its parents' mean firing rates, by their weights, on
+    training text of `data` (None: the standard library). Everything else in the file keeps its bits.
+
+    Models are read one after the other. `InvalidData` if one of the files holds none of ours; `path` is then as it was.
+    """
+    from spikemesh.snn import dense_tensors, spike_rates
+    from spikemesh.train import Corpus, calibrate, calibration_tokens, mean_rates
+
+    tokens = calibration_tokens(Corpus.load(data).train_text)
+    rates = [spike_rates(load_model_file(parent), tokens) for parent in parents]
+    model = load_model_file(path)
+    report = calibrate(model, mean_rates(rates, list(parents.values())), tokens)
+    factors = json.dumps({refit.name: refit.factor for refit in report.refits})
+    metadata = read_metadata(path.read_bytes()) | {CALIBRATED_KEY: factors}
+    write_file_atomic(path, write_tensors(dense_tensors(model), metadata))
+    return report
