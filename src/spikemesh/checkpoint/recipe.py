@@ -7,6 +7,7 @@ recipe, and the same recipe is the same bytes. A recipe is written into the meta
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,6 +28,10 @@ DTYPES: Mapping[str, str] = {"bf16": "BF16", "f16": "F16", "f32": "F32"}
 """Choices of the element type of the result, and safetensors' names for them."""
 
 RULES: Mapping[str, Rule] = {rule.name.lower().replace("_", "-"): rule for rule in Rule}
+
+
+WEIGHT = re.compile(r"[0-9]{1,20}/[0-9]{1,20}|[0-9]{0,20}\.?[0-9]{1,20}(e-?[0-9]{1,2})?", re.ASCII | re.IGNORECASE)
+"""Long powers of ten would take long to find out that they are too long."""
 
 
 @dataclass(frozen=True, order=True)
@@ -121,9 +126,11 @@ def _content(text: str) -> str:
 
 def parse_weight(text: str | float | Fraction) -> Fraction:
     """A positive weight, exactly as it was written: "0.7" is 7/10. `ValueError` if it is none."""
+    if not WEIGHT.fullmatch(str(text)):
+        raise ValueError(f"expected a weight such as 1, 0.7 or 2/3, got {str(text)[:50]!r}")
     try:
         weight = Fraction(str(text))
-    except (ValueError, ZeroDivisionError) as error:
+    except ZeroDivisionError as error:
         raise ValueError(f"expected a weight such as 1, 0.7 or 2/3, got {str(text)[:50]!r}") from error
     if not 0 < weight < MAX_WEIGHT or weight.denominator > MAX_WEIGHT:
         raise ValueError(f"expected a weight above 0 and of a few digits, got {str(text)[:50]!r}")
