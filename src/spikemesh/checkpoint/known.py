@@ -13,37 +13,39 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from spikemesh.checkpoint.source import Checkpoint
+from spikemesh.checkpoint.source import Checkpoint, SeenFile
 
 CACHE_VARIABLE = "SPIKEMESH_CACHE"
+BUSY_S = 2.0
+"""How long to wait for another process that writes here."""
 
 
-def cache_folder() -> Path:
-    """`$SPIKEMESH_CACHE`, or `spikemesh` in the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
+def cache_folder() -> Path | None:
+    """`$SPIKEMESH_CACHE`, or `spikemesh` in the user's cache folder; None for a user without a home."""
+    if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikemesh"
-
-
-def fingerprint(files: tuple[Path, ...]) -> str:
-    """Names, sizes and times of the files: what tells, without reading them, that nothing has been written there."""
-    stats = [(path.name, path.stat()) for path in files]
-    return json.dumps([[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats])
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "spikemesh"
+    try:
+        return Path.home() / ".cache" / "spikemesh"
+    except RuntimeError:
+        return None
 
 
 class KnownFiles:
     """Which content lies where. Every method does nothing, or finds nothing, where the cache cannot be used."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._path = (folder or cache_folder()) / "checkpoints.sqlite"
+        self._folder = folder or cache_folder()
 
     def remember(self, checkpoint: Checkpoint, content: str) -> None:
-        """That `checkpoint`, as its files are now, has this content."""
-        row = (str(checkpoint.path.resolve()), self._files(checkpoint), fingerprint(checkpoint.files), content)
+        """That `checkpoint`, as its files were when they were opened, has this content; unless they changed since."""
+        if not all(file.is_untouched for file in checkpoint.files):
+            return
         with self._open() as database:
             if database is not None:
-                database.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?)", row)
+                row = (_key(checkpoint.path), _text(checkpoint.files), content)
+                database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", row)
 
     def content_of(self, checkpoint: Checkpoint) -> str | None:
         """The content of these files if they have been seen and not been touched since."""
@@ -51,39 +53,58 @@ class KnownFiles:
         with self._open() as database:
             if database is not None:
                 row = database.execute(
-                    "SELECT fingerprint, content FROM known WHERE path = ?", (str(checkpoint.path.resolve()),)
+                    "SELECT files, content FROM seen WHERE path = ?", (_key(checkpoint.path),)
                 ).fetchone()
-        return row[1] if row is not None and row[0] == fingerprint(checkpoint.files) else None
+        return row[1] if row is not None and row[0] == _text(checkpoint.files) else None
 
     def find(self, content: str) -> Path | None:
         """A path that had this content and has not been touched since."""
-        rows: list[tuple[str, str, str]] = []
+        rows: list[tuple[bytes, str]] = []
         with self._open() as database:
             if database is not None:
                 rows = database.execute(
-                    "SELECT path, files, fingerprint FROM known WHERE content = ?", (content,)
+                    "SELECT path, files FROM seen WHERE content = ? ORDER BY path", (content,)
                 ).fetchall()
-        for path, files, seen in rows:
-            with contextlib.suppress(OSError):
-                if fingerprint(tuple(Path(file) for file in json.loads(files))) == seen:
-                    return Path(path)
-        return None
-
-    @staticmethod
-    def _files(checkpoint: Checkpoint) -> str:
-        return json.dumps([str(file.resolve()) for file in checkpoint.files])
+        return next((Path(os.fsdecode(path)) for path, files in rows if _are_untouched(files)), None)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(self._path, timeout=5.0)
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS known"
-                " (path TEXT PRIMARY KEY, files TEXT NOT NULL, fingerprint TEXT NOT NULL, content TEXT NOT NULL)"
-            )
-        except (OSError, sqlite3.Error):
+        database = self._connect()
+        if database is None:
             yield None
             return
         with contextlib.closing(database), contextlib.suppress(sqlite3.Error), database:
             yield database
+
+    def _connect(self) -> sqlite3.Connection | None:
+        if self._folder is None:
+            return None
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self._folder / "checkpoints.sqlite", timeout=BUSY_S)
+        except (OSError, sqlite3.Error):
+            return None
+        try:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS seen (path BLOB PRIMARY KEY, files TEXT NOT NULL, content TEXT NOT NULL)"
+            )
+        except sqlite3.Error:
+            database.close()
+            return None
+        return database
+
+
+def _key(path: Path) -> bytes:
+    """File names need not be text."""
+    return os.fsencode(path.resolve())
+
+
+def _text(files: tuple[SeenFile, ...]) -> str:
+    return json.dumps([[str(f.path.resolve()), f.size, f.mtime_ns, f.ctime_ns, f.inode] for f in files])
+
+
+def _are_untouched(text: str) -> bool:
+    try:
+        return all(SeenFile(Path(path), *stamp).is_untouched for path, *stamp in json.loads(text))
+    except (ValueError, TypeError):  # not what we wrote
+        return False

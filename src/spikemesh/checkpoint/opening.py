@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from spikemesh.checkpoint.safetensors_file import open_safetensors
-from spikemesh.checkpoint.source import Checkpoint, Tensor
+from spikemesh.checkpoint.source import Checkpoint, SeenFile, Tensor
 from spikemesh.checkpoint.torch_file import open_torch
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.store.rim import os_errors
@@ -21,7 +21,8 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 COMPANION_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 MAX_COMPANION_BYTES = 128 << 20
 ZIP_MAGIC = b"PK\x03\x04"
-PICKLE_MAGIC = b"\x80"
+PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
+"""What follows the byte 0x80 in a binary pickle."""
 
 
 class Index(msgspec.Struct):
@@ -35,9 +36,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     `CheckpointError` if nothing there can be a checkpoint, `InvalidData` if its bytes are damaged or hostile.
     """
-    if path.is_dir():
+    with os_errors("opening", path):
+        is_folder, is_there = path.is_dir(), path.exists()
+    if is_folder:
         return _open_folder(path)
-    if not path.is_file():
+    if not is_there:
         raise CheckpointError(f"{path} is not there. Expected a checkpoint file or a folder that holds one.")
     if path.name.endswith(INDEX_SUFFIX):
         return _open_shards(path)
@@ -45,11 +48,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open_file(path: Path) -> Checkpoint:
+    _require_file(path)
     with os_errors("reading", path), path.open("rb") as file:
-        start = file.read(4)
-    if start == ZIP_MAGIC:
+        start = file.read(16)
+    if start.startswith(ZIP_MAGIC):
         return open_torch(path)
-    if start.startswith(PICKLE_MAGIC):
+    if _is_pickle(start):
         raise InvalidData(
             f"{path} is a bare pickle, which can run code when it is read. Load it where you trust it and save it "
             "again with torch.save (any version since 1.6) or as safetensors."
@@ -57,11 +61,24 @@ def _open_file(path: Path) -> Checkpoint:
     return open_safetensors(path)
 
 
+def _require_file(path: Path) -> None:
+    """A pipe would be waited for, and a device never ends."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is neither a file nor a folder. Copy what it gives into a file.")
+
+
+def _is_pickle(start: bytes) -> bool:
+    """A safetensors file begins with the length of its header, which may look like a pickle's first bytes, and a brace."""
+    return start[:1] == b"\x80" and start[1:2] in PICKLE_PROTOCOLS and start[8:9] != b"{"
+
+
 def _open_folder(folder: Path) -> Checkpoint:
-    indexes = sorted(folder.glob("*" + INDEX_SUFFIX), key=lambda path: ("safetensors" not in path.name, path.name))
-    single = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    with os_errors("reading", folder):
+        names = {path.name for path in folder.iterdir() if path.is_file()}
+    indexes = sorted((name for name in names if name.endswith(INDEX_SUFFIX)), key=_index_rank)
+    single = next((folder / name for name in WEIGHTS if name in names), None)
     if single is None and not indexes:
-        files = sorted(folder.glob("*.safetensors"))
+        files = [folder / name for name in sorted(names) if name.endswith(".safetensors")]
         if len(files) != 1:
             found = ", ".join(path.name for path in files[:5]) or "no .safetensors file"
             raise CheckpointError(
@@ -69,26 +86,34 @@ def _open_folder(folder: Path) -> Checkpoint:
                 f"found {found}. Name the file itself."
             )
         single = files[0]
-    opened = _open_file(single) if single is not None else _open_shards(indexes[0])
+    opened = _open_file(single) if single is not None else _open_shards(folder / indexes[0])
     return replace(opened, path=folder, companions=_companions(folder))
+
+
+def _index_rank(name: str) -> tuple[bool, bool, str]:
+    """The index of the model itself comes before those of its variants, safetensors before PyTorch."""
+    return name.removesuffix(INDEX_SUFFIX) not in WEIGHTS, "safetensors" not in name, name
 
 
 def _companions(folder: Path) -> dict[str, Path]:
     """The small text files of a published model, beside its `config.json`: how to build it, how to tokenize for it."""
     if not (folder / "config.json").is_file():
         return {}
-    return {
-        path.name: path
-        for path in sorted(folder.iterdir())
-        if path.suffix in COMPANION_SUFFIXES
-        and not path.name.endswith(INDEX_SUFFIX)
-        and path.is_file()
-        and path.stat().st_size <= MAX_COMPANION_BYTES
-    }
+    with os_errors("reading", folder):
+        return {
+            path.name: path
+            for path in sorted(folder.iterdir())
+            if path.suffix in COMPANION_SUFFIXES
+            and not path.name.endswith(INDEX_SUFFIX)
+            and path.is_file()
+            and path.stat().st_size <= MAX_COMPANION_BYTES
+        }
 
 
 def _open_shards(index_path: Path) -> Checkpoint:
-    if index_path.stat().st_size > MAX_INDEX_BYTES:
+    _require_file(index_path)
+    seen = SeenFile.see(index_path)
+    if seen.size > MAX_INDEX_BYTES:
         raise InvalidData(f"{index_path}: expected an index of at most {MAX_INDEX_BYTES >> 20} MB.")
     with os_errors("reading", index_path):
         text = index_path.read_bytes()
@@ -113,7 +138,7 @@ def _open_shards(index_path: Path) -> Checkpoint:
         tensors=tensors,
         metadata=next((shard.metadata for shard in shards.values()), {}),
         left_out=tuple(sorted(extra)),
-        files=(index_path, *(folder / name for name in shards)),
+        files=(seen, *(file for shard in shards.values() for file in shard.files)),
         resources=resources,
     )
 
@@ -121,7 +146,9 @@ def _open_shards(index_path: Path) -> Checkpoint:
 def _open_shard(index_path: Path, folder: Path, name: str) -> Checkpoint:
     if Path(name).name != name or name in ("", ".", ".."):
         raise InvalidData(f"{index_path}: expected names of files beside it, got {name[:200]!r}.")
-    if not (folder / name).is_file():
+    with os_errors("opening", folder / name):
+        is_there = (folder / name).exists()
+    if not is_there:
         raise CheckpointError(f"{index_path} names {name}, which is not beside it. Download the missing shard.")
     return _open_file(folder / name)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from spikemesh.checkpoint.source import Checkpoint, Tensor
+from spikemesh.checkpoint.source import Checkpoint, SeenFile, Tensor
 from spikemesh.errors import InvalidData
 from spikemesh.kernels import ELEMENTS
 from spikemesh.store.rim import os_errors
@@ -20,6 +20,7 @@ LENGTH_BYTES = 8
 def open_safetensors(path: Path) -> Checkpoint:
     """Open a safetensors file. `InvalidData` if it is not a whole one or has a type we cannot merge."""
     resources = ExitStack()
+    seen = SeenFile.see(path)
     with os_errors("opening", path):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     resources.callback(os.close, fd)
@@ -28,7 +29,7 @@ def open_safetensors(path: Path) -> Checkpoint:
     except BaseException:
         resources.close()
         raise
-    return Checkpoint(path=path, tensors=tensors, metadata=metadata, files=(path,), resources=resources)
+    return Checkpoint(path=path, tensors=tensors, metadata=metadata, files=(seen,), resources=resources)
 
 
 def _read_table(path: Path, fd: int) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,7 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spikemesh.errors import StoreError
 from spikemesh.kernels import Element
+from spikemesh.store.rim import os_errors
 
 Reader = Callable[[int, memoryview], None]
 """`read(start_byte, out)` fills `out` with the tensor's bytes from `start_byte` on; any thread may call it."""
@@ -45,6 +47,31 @@ class Tensor(TensorInfo):
     read: Reader = field(compare=False, repr=False)
 
 
+@dataclass(frozen=True)
+class SeenFile:
+    """A file as it was at one moment: what tells, without reading it, that nothing has been written there since."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def see(cls, path: Path) -> SeenFile:
+        """Look now. `StoreError` if it is not there."""
+        with os_errors("opening", path):
+            stat = path.stat()
+        return cls(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+    @property
+    def is_untouched(self) -> bool:
+        try:
+            return self.see(self.path) == self
+        except StoreError:
+            return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """An opened checkpoint. Close it when done: it holds files open."""
@@ -58,8 +85,8 @@ class Checkpoint:
     """Names of what is in the file and is not a tensor."""
     companions: Mapping[str, Path] = field(default_factory=dict)
     """Configuration and tokenizer files that stand beside the weights, by file name."""
-    files: tuple[Path, ...]
-    """The files with the tensors' bytes."""
+    files: tuple[SeenFile, ...]
+    """The files with the tensors' bytes, as they were just before they were opened."""
     resources: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
 
     @property

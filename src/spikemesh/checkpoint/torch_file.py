@@ -6,6 +6,7 @@ and `optimizer.state.0.exp_avg`. Everything that is not a tensor is left out and
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikemesh.checkpoint.source import Checkpoint, Tensor
+from spikemesh.checkpoint.source import Checkpoint, SeenFile, Tensor
 from spikemesh.errors import InvalidData
 from spikemesh.kernels import ELEMENTS
 
@@ -38,10 +39,15 @@ TYPES = {
     "torch.bool": "BOOL",
 }
 MAX_DEPTH = 32
+MAX_LEAVES = 1 << 20
+RESERVED_NAME = "__metadata__"
+"""What safetensors calls the strings beside the tensors."""
 
 
 def open_torch(path: Path) -> Checkpoint:
     """Open a zip file of `torch.save`. `InvalidData` if it holds Python objects, or tensors that we cannot merge."""
+    seen = SeenFile.see(path)
+    _check_container(path, seen.size)
     try:
         import torch
     except ImportError as error:
@@ -49,20 +55,38 @@ def open_torch(path: Path) -> Checkpoint:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever a hostile file makes the reader raise
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
         raise InvalidData(
-            f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]:.200}). Load it where you trust it "
-            "and save its state_dict, or write it as safetensors."
+            f"{path} cannot be read as tensors alone ({reason:.200}). Load it where you trust it and save its "
+            "state_dict, or write it as safetensors."
         ) from error
     tensors: dict[str, Tensor] = {}
-    left_out = []
-    for name, value in _leaves(loaded, path):
-        if name in tensors:
+    left_out: set[str] = set()
+    for number, (name, value) in enumerate(_leaves(loaded, path)):
+        if number >= MAX_LEAVES:
+            raise InvalidData(f"{path} holds more than {MAX_LEAVES} values. Save its state_dict alone.")
+        if not isinstance(value, torch.Tensor):
+            left_out.add(name)
+        elif name in tensors:
             raise InvalidData(f"{path} holds two tensors named {name[:200]!r} once nested names are joined by dots.")
-        if isinstance(value, torch.Tensor):
-            tensors[name] = _tensor(path, name, value)
         else:
-            left_out.append(name)
-    return Checkpoint(path=path, tensors=dict(sorted(tensors.items())), left_out=tuple(sorted(left_out)), files=(path,))
+            tensors[name] = _tensor(path, name, value, max_bytes=seen.size)
+    return Checkpoint(path=path, tensors=dict(sorted(tensors.items())), left_out=tuple(sorted(left_out)), files=(seen,))
+
+
+def _check_container(path: Path, size: int) -> None:
+    """torch compresses nothing. What is compressed here would become large only in memory."""
+    try:
+        with zipfile.ZipFile(path) as container:
+            records = container.infolist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise InvalidData(f"{path} is not a whole PyTorch file ({error!s:.200}). Download or copy it again.") from error
+    for record in records:
+        if record.compress_type != zipfile.ZIP_STORED or record.file_size > size:
+            raise InvalidData(
+                f"{path}: expected records as torch.save writes them, not compressed, got {record.filename[:200]!r} of "
+                f"{record.file_size} bytes in {record.compress_size}. Unpack it if it is an archive of checkpoints."
+            )
 
 
 def _leaves(value: Any, path: Path, names: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -80,34 +104,63 @@ def _leaves(value: Any, path: Path, names: tuple[str, ...] = ()) -> Iterator[tup
         yield from _leaves(inner, path, (*names, str(key)))
 
 
-def _tensor(path: Path, name: str, tensor: torch.Tensor) -> Tensor:
+def _tensor(path: Path, name: str, tensor: torch.Tensor, *, max_bytes: int) -> Tensor:
     import torch
 
     dtype = str(tensor.dtype)
     if dtype not in TYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
         raise InvalidData(
-            f"{path}: expected a dense tensor of {', '.join(TYPES)} in {name[:200]!r}, got {dtype}, {tensor.layout}."
+            f"{path}: expected a dense tensor of {', '.join(TYPES)} in {name[:200]!r}, got {dtype}, {tensor.layout}, "
+            f"{tensor.device}."
         )
+    if name == RESERVED_NAME or not _is_text(name):
+        raise InvalidData(f"{path}: {name[:200]!r} cannot be a tensor's name in a safetensors file. Rename it.")
     plain = tensor.detach().resolve_conj().resolve_neg()
-    return Tensor(name=name, element=ELEMENTS[TYPES[dtype]], shape=tuple(plain.shape), read=partial(_read, plain))
+    found = Tensor(name=name, element=ELEMENTS[TYPES[dtype]], shape=tuple(plain.shape), read=partial(_read, plain))
+    if found.size_bytes > max_bytes:
+        raise InvalidData(
+            f"{path} of {max_bytes} bytes expands tensor {name[:200]!r} to {found.size_bytes}. Save it as it is stored."
+        )
+    return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a pickle's strings may hold half of a surrogate pair
+        return False
+    return True
 
 
 def _read(tensor: torch.Tensor, start: int, out: memoryview) -> None:
-    """Copy bytes out of the mapped file, whole elements. Transposed and sliced tensors are gathered in rows."""
-    size = tensor.element_size()
-    values = _flat_slice(tensor, start // size, len(out) // size)
+    """Copy bytes out of the mapped file, whole elements."""
     import torch
 
-    np.frombuffer(out, np.uint8)[:] = values.contiguous().view(torch.uint8).numpy()
+    size = tensor.element_size()
+    into = np.frombuffer(out, np.uint8)
+    done = 0
+    for part in _parts(tensor, start // size, len(out) // size):
+        dense = part if part.stride(0) == 1 else part.clone(memory_format=torch.contiguous_format)
+        data = dense.view(torch.uint8).numpy()
+        into[done : done + len(data)] = data
+        done += len(data)
 
 
-def _flat_slice(tensor: torch.Tensor, start: int, count: int) -> torch.Tensor:
-    """Elements start..start+count of the row-major order, without making all of the tensor contiguous."""
-    while tensor.ndim > 1 and tensor.shape[0] == 1:
-        tensor = tensor[0]
+def _parts(tensor: torch.Tensor, start: int, count: int) -> Iterator[torch.Tensor]:
+    """Elements start..start+count of the row-major order, one-dimensional, a few pieces after each other.
+
+    Transposed and sliced tensors are gathered from their rows without making more of them contiguous than is asked for.
+    """
+    if count == 0:
+        return
     if tensor.is_contiguous() or tensor.ndim <= 1:
-        return tensor.reshape(-1)[start : start + count]
+        yield tensor.reshape(-1)[start : start + count]
+        return
     row = tensor[0].numel()
-    first = start // row
-    rows = tensor[first : -(-(start + count) // row)]
-    return rows.reshape(-1)[start - first * row :][:count]
+    first, last = -(-start // row), (start + count) // row
+    if first > last:  # inside one row
+        yield from _parts(tensor[last], start - last * row, count)
+        return
+    yield from _parts(tensor[first - 1], start - (first - 1) * row, first * row - start) if first * row > start else ()
+    yield from (tensor[first:last].reshape(-1),) if last > first else ()
+    yield from _parts(tensor[last], 0, start + count - last * row) if start + count > last * row else ()
