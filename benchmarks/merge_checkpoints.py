@@ -17,6 +17,7 @@ Runs on Linux (it reads /proc); give it an idle machine.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="do not measure again what was measured")
     parser.add_argument("--work-dir", type=Path, default=ROOT / "build" / "merging", help="default build/merging")
     report = Report(__file__, parser=parser)
+    # So that what is running is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     arguments = report.arguments
     place = arguments.work_dir.resolve()
     bench = Bench(place=place, rounds=arguments.rounds, peers=Peers(place / "peers"))

@@ -67,14 +67,15 @@ def layers(num_bytes: int, num_layers: int = 60) -> list[Entry]:
 
 def write(path: Path, entries: Sequence[Entry], *, values: int, mask: int | None, zeros: float = ZEROS) -> Path:
     """Write a checkpoint, unless it is there; `values` and `mask` are seeds. Without `mask` all values are zero."""
-    if path.exists():
-        return path
     # Eight-byte types first, so that everything is aligned.
     entries = sorted(entries, key=lambda entry: (-BYTES[entry.dtype], entry.name))
+    header = _header(entries)
+    if path.exists() and path.stat().st_size == len(header) + sum(entry.num_bytes for entry in entries):
+        return path
     pools = _pools(values, mask, zeros, {entry.kind for entry in entries})
     partial = path.with_suffix(".partial")
     with partial.open("wb", buffering=0) as file:
-        _write_header(file, entries)
+        file.write(header)
         for entry in entries:
             for stretch in _stretches(entry, pools, 0 if mask is None else mask):
                 _write_all(file, stretch)
@@ -86,7 +87,7 @@ def write(path: Path, entries: Sequence[Entry], *, values: int, mask: int | None
 def save(path: Path, tensors: dict[str, npt.NDArray[np.float32]]) -> Path:
     """Write given fp32 tensors."""
     with path.open("wb", buffering=0) as file:
-        _write_header(file, [Entry(name, "F32", "weight", values.shape, name) for name, values in tensors.items()])
+        file.write(_header([Entry(name, "F32", "weight", values.shape, name) for name, values in tensors.items()]))
         for values in tensors.values():
             _write_all(file, values)
     return path
@@ -153,7 +154,7 @@ def _stretches(entry: Entry, pools: dict[str, Array], mask: int) -> Iterator[Arr
         left -= len(stretch)
 
 
-def _write_header(file: IO[bytes], entries: Sequence[Entry]) -> None:
+def _header(entries: Sequence[Entry]) -> bytes:
     header: dict[str, object] = {}
     offset = 0
     for entry in entries:
@@ -162,7 +163,7 @@ def _write_header(file: IO[bytes], entries: Sequence[Entry]) -> None:
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _write_all(file: IO[bytes], values: Array) -> None:

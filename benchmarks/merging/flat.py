@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from merging import checkpoints, ours
 from merging.bench import Bench, KeptReport, remove
-from merging.meter import alternate, median_of_good, read_through, settle
+from merging.meter import alternate, median, read_through, settle
 
 SMALL_CONSTANT = 32e6
 INPUT_BYTES = 1_000_000_000
@@ -22,7 +22,7 @@ def measure_flat(report: KeptReport, bench: Bench, *, scale: int = 1) -> None:
             settle(4 << 30)
 
         work = {f"inputs_{n}": lambda n=n: ours.merge(paths[:n], out) for n in (2, 8)}
-        costs = {name: median_of_good(runs) for name, runs in alternate(work, bench.rounds, prepare).items()}
+        costs = {name: median(runs) for name, runs in alternate(work, bench.rounds, prepare).items()}
     against = f"inputs of {INPUT_BYTES // scale / 1e9:g} GB, in the page cache; median of {bench.rounds}"
     for name, run in costs.items():
         report.costs(f"flat.{name}", run, against)

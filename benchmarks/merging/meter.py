@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -46,7 +46,7 @@ def measure(
     limit_bytes: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Run:
-    """Run `command` to its end or until it exceeds a limit; by default 1 GiB of what memory is available is not for it."""
+    """Run `command` to its end or until it exceeds a limit; by default 1 GiB of available memory is not for it."""
     limit_bytes = limit_bytes or _memory_bytes("MemAvailable") - (1 << 30)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         start_s = time.perf_counter()
@@ -85,16 +85,17 @@ def median(runs: Sequence[Run]) -> Run:
     )
 
 
-def median_of_good(runs: Sequence[Run]) -> Run:
-    """As `median`, where a failure is not a result. Raises RuntimeError."""
-    for run in runs:
-        if run.error is not None:
-            raise RuntimeError(run.error)
-    return median(runs)
+def alternate(
+    work: Mapping[str, Callable[[], Run]],
+    rounds: int,
+    prepare: Callable[[], None],
+    *,
+    may_fail: Collection[str] = (),
+) -> dict[str, list[Run]]:
+    """Do each piece of work `rounds` times, in turn, with `prepare` before each.
 
-
-def alternate(work: Mapping[str, Callable[[], Run]], rounds: int, prepare: Callable[[], None]) -> dict[str, list[Run]]:
-    """Do each piece of work `rounds` times, in turn, with `prepare` before each. One that fails is not tried again."""
+    One that fails is not tried again if it is named in `may_fail`; else RuntimeError.
+    """
     runs: dict[str, list[Run]] = {name: [] for name in work}
     for turn in range(rounds):
         for name, do in work.items():
@@ -105,6 +106,8 @@ def alternate(work: Mapping[str, Callable[[], Run]], rounds: int, prepare: Calla
             runs[name].append(run)
             outcome = run.error or f"{run.wall_s:.2f} s, {run.cpu_s:.2f} CPU-s, {run.peak_bytes / 1e6:.0f} MB"
             tell(f"{name}, {turn + 1} of {rounds}: {outcome}")
+            if run.error and name not in may_fail:
+                raise RuntimeError(f"{name}: {run.error}")
     return runs
 
 

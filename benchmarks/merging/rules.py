@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from merging import checkpoints, ours
 from merging.bench import Bench, KeptReport, remove
-from merging.meter import alternate, median_of_good, read_through, settle
+from merging.meter import alternate, median, read_through, settle
 
 RULES = ("active-mean", "sign-elect", "trimmed-mean")
 
@@ -21,7 +21,7 @@ def measure_rules(report: KeptReport, bench: Bench, *, scale: int = 1) -> None:
             settle(3 << 30)
 
         work = {rule: lambda rule=rule: ours.merge(paths, out, rule=rule) for rule in RULES}
-        costs = {rule: median_of_good(runs) for rule, runs in alternate(work, bench.rounds, prepare).items()}
+        costs = {rule: median(runs) for rule, runs in alternate(work, bench.rounds, prepare).items()}
     mean = costs["active-mean"]
     for rule, run in costs.items():
         report.costs(f"rules.{rule}", run, f"4 inputs of 400 MB; median of {bench.rounds}, in turn")

@@ -13,7 +13,7 @@ import numpy as np
 
 from merging import checkpoints, ours
 from merging.bench import Bench, KeptReport, remove
-from merging.meter import Run, alternate, drop_caches, measure, median_of_good, settle, tell
+from merging.meter import Run, alternate, drop_caches, measure, median, settle, tell
 
 BASELINES = {
     "cat_and_cp": 'cat "$1" "$2" > /dev/null && cp "$1" "$3"',
@@ -75,7 +75,7 @@ def _measure(report: KeptReport, bench: Bench, inputs: list[Path], out: Path) ->
         bench.rounds,
         prepare,
     )
-    costs = {name: median_of_good(of_one) for name, of_one in runs.items()}
+    costs = {name: median(of_one) for name, of_one in runs.items()}
     cache = "files not in the page cache" if cold[0] else "page cache as the run before left it"
     against = f"median of {bench.rounds}, in turn; {cache}"
     for name, run in costs.items():
