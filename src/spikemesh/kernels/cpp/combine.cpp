@@ -29,6 +29,7 @@ namespace spikemesh::ISA {
 constexpr int kWide = 8;
 typedef double Doubles __attribute__((vector_size(64)));
 typedef int64_t Longs __attribute__((vector_size(64)));  // also masks: all ones is true
+typedef uint64_t Words __attribute__((vector_size(64)));
 typedef float Floats __attribute__((vector_size(32)));
 typedef uint32_t Ints __attribute__((vector_size(32)));
 typedef uint16_t Shorts __attribute__((vector_size(16)));
@@ -125,23 +126,26 @@ static uint8_t encode_eighth(double x, int mantissa_bits, int bias) {
     return sign | static_cast<uint8_t>(((exponent + bias) << mantissa_bits) | mantissa);
 }
 
-// To the nearest multiple of the format's last place, ties to even, by adding and taking away a large number.
+// To the nearest multiple of the format's last place, ties to even, by adding and taking away a large number. Where that
+// has no exponent (it wraps), `x` is far beyond the range and stays there.
 INLINE Doubles round_to(Doubles x, const Format& format) {
     const Longs lowest = Longs{} + (static_cast<int64_t>(format.min_exponent + 1023) << 52);
     Longs exponent = (Longs)x & 0x7ff0000000000000;
     exponent = exponent > lowest ? exponent : lowest;
-    const Doubles large = 1.5 * (Doubles)(exponent + (static_cast<int64_t>(53 - format.precision) << 52));
+    const Doubles large = 1.5 * (Doubles)((Words)exponent + (static_cast<uint64_t>(53 - format.precision) << 52));
     return (x + large) - large;
 }
 
-// Writes `x`, which one rounding to the element type rounds correctly, and returns what was written.
+// Writes `x`, which one rounding to the element type rounds correctly, and returns what was written. A zero is +0, also
+// one that a tiny negative number is rounded to: `round_to` makes it so, and elsewhere adding +0 does.
 INLINE Doubles encode(int element, const Format& format, Doubles x, uint8_t* out) {
     if (element == F64) {
+        x = x + 0.0;
         std::memcpy(out, &x, sizeof x);
         return x;
     }
     if (element == F32) {
-        const Floats y = __builtin_convertvector(x, Floats);
+        const Floats y = __builtin_convertvector(x, Floats) + 0.0f;
         std::memcpy(out, &y, sizeof y);
         return __builtin_convertvector(y, Doubles);
     }
@@ -197,13 +201,16 @@ INLINE Longs undecided(Doubles q, Doubles by, const Format& format) {
     return (half_way & ~exact) | small;
 }
 
-// Tier 2: (high + low) / by, rounded to odd. The first quotient may be off by more than its last place, the second not.
+// Tier 2: (high + low) / by, rounded to odd. `low` may be the larger one after a cancellation, so the pair is brought in
+// order. Then the first quotient may be off by more than its last place, the second not, and its rest has the exact sign.
 static Doubles quotient_to_odd(const Sum& sum, Doubles by) {
+    Doubles high = sum.high;
+    const Doubles low = two_sum(high, sum.low);
     Doubles result;
     for (int l = 0; l < kWide; ++l) {
-        double q = sum.high[l] / by[l];
-        q += (std::fma(-q, by[l], sum.high[l]) + sum.low[l]) / by[l];
-        const double rest = std::fma(-q, by[l], sum.high[l]) + sum.low[l];
+        double q = high[l] / by[l];
+        q += (std::fma(-q, by[l], high[l]) + low[l]) / by[l];
+        const double rest = std::fma(-q, by[l], high[l]) + low[l];
         const uint64_t bits = to_bits(q);
         const uint64_t step = (rest > 0.0) == (q > 0.0) ? 1 : ~uint64_t{0};
         result[l] = from_bits(rest != 0.0 && (bits & 1) == 0 ? bits + step : bits);
@@ -219,6 +226,8 @@ struct Lanes {
     Longs held[kMaxInputs];
     Doubles base;
     Longs masked, anybody;
+    Longs bad;       // a value or the base is NaN or infinite: what becomes of it is not looked at
+    Longs vanished;  // not zero, but zero in double
 };
 
 // The lowest and the highest held value, as often as `trim` says: by value, then by weight, so that order cannot matter.
@@ -294,43 +303,43 @@ INLINE Sum chosen_sum(const Window& window, const Lanes& lanes, const double* we
     return sum;
 }
 
-static double exact_lane(const Window& window, const double (*values)[kWide], const Lanes& lanes, int l, Rounding rounding) {
-    double column[kMaxInputs];
-    for (int i = 0; i < window.num_inputs; ++i) column[i] = values[i][l];
-    return exact_value(window, column, lanes.base[l], lanes.masked[l] != 0, rounding);
+// Tier 3, in the lanes that ask for it.
+static void resolve_wide(const Window& window, Lanes& lanes, Longs lost, Doubles& result) {
+    for (int l = 0; l < kWide; ++l) {
+        if (!lost[l] || lanes.bad[l]) continue;
+        double column[kMaxInputs];
+        for (int i = 0; i < window.num_inputs; ++i) column[i] = lanes.values[i][l];
+        const Exact exact = exact_value(window, column, lanes.base[l], lanes.masked[l] != 0);
+        result[l] = exact.value;
+        lanes.vanished[l] = exact.vanished ? -1 : 0;
+    }
 }
 
-// The lanes that one double does not decide: tier 2, and tier 3 where that is not exact either.
-static Doubles resolve_exactly(const Window& window, const Lanes& lanes, const double* weights, Longs lost) {
-    const auto* values = reinterpret_cast<const double(*)[kWide]>(lanes.values);
+// What one double does not decide: tier 2, and tier 3 where that is not exact either, or who was chosen is unsure.
+static Doubles resolve_exactly(const Window& window, Lanes& lanes, const double* weights, Longs unsure) {
     Doubles by;
     const Sum sum = chosen_sum<2>(window, lanes, weights, window.num_inputs, by);
     Doubles result = quotient_to_odd(sum, by);
-    lost |= sum.lost != 0.0;
-    for (int l = 0; l < kWide; ++l)
-        if (lost[l]) result[l] = exact_lane(window, values, lanes, l, Rounding::to_odd);
-    return result;
-}
-
-static Doubles resolve_wide(const Window& window, const Lanes& lanes) {
-    const auto* values = reinterpret_cast<const double(*)[kWide]>(lanes.values);
-    const Rounding rounding = window.out_element == F64 ? Rounding::nearest_even : Rounding::to_odd;
-    Doubles result;
-    for (int l = 0; l < kWide; ++l) result[l] = exact_lane(window, values, lanes, l, rounding);
+    result = sum.total == 0.0 ? lanes.base : result;
+    resolve_wide(window, lanes, unsure | (sum.lost != 0.0), result);
     return result;
 }
 
 INLINE Doubles resolve(const Window& window, Lanes& lanes, const double* weights, int num_inputs, const Format& format) {
     if (window.rule == MAX_MAGNITUDE) return furthest(lanes, num_inputs);
-    Longs lost{};
+    Longs unsure{};
     if (window.rule == TRIMMED_MEAN) drop_ends(lanes, weights, num_inputs);
-    if (window.rule == SIGN_ELECT) lost = elect_sign(lanes, weights, num_inputs);
+    if (window.rule == SIGN_ELECT) unsure = elect_sign(lanes, weights, num_inputs);
     Doubles by;
     const Sum sum = chosen_sum<1>(window, lanes, weights, num_inputs, by);
     Doubles result = sum.high / by;
-    if (any((sum.lost != 0.0) | undecided(result, by, format) | lost))
-        result = resolve_exactly(window, lanes, weights, lost);
-    return (sum.total == 0.0) & ~lost ? lanes.base : result;
+    result = sum.total == 0.0 ? lanes.base : result;
+    const Longs lost = unsure | (sum.lost != 0.0);
+    if (window.out_element == F64)  // the quotient was the rounding
+        resolve_wide(window, lanes, lost, result);
+    else if (any(lost | undecided(result, by, format)))
+        return resolve_exactly(window, lanes, weights, unsure);
+    return result;
 }
 
 // ---- a window -------------------------------------------------------------------------------------------------------
@@ -356,7 +365,7 @@ INLINE void combine_lanes(const Window& window, const Place& place, int64_t offs
     lanes.masked = Longs{};
     if (place.mask)
         for (int l = 0; l < kWide; ++l) lanes.masked[l] = place.mask[offset + l] ? -1 : 0;
-    lanes.anybody = Longs{};
+    lanes.anybody = lanes.vanished = Longs{};
     Longs bad = ~(magnitude(lanes.base) <= kLargest);
     for (int i = 0; i < num_inputs; ++i) {
         const Doubles v = decode<element>(place.inputs[i] + offset * size);
@@ -365,14 +374,18 @@ INLINE void combine_lanes(const Window& window, const Place& place, int64_t offs
         lanes.held[i] = (v != lanes.base) | lanes.masked;
         lanes.anybody |= lanes.held[i];
     }
-    const Doubles resolved =
-        element == F64 ? resolve_wide(window, lanes) : resolve(window, lanes, weights, num_inputs, format);
-    const Doubles exact = resolved + 0.0;  // a zero has one sign
+    lanes.bad = bad;
+    Doubles exact{};
+    if constexpr (element == F64)
+        resolve_wide(window, lanes, ~Longs{}, exact);
+    else
+        exact = resolve(window, lanes, weights, num_inputs, format);
+    exact = bad ? Doubles{} : exact;
     const Doubles written = encode(out_element, format, exact, place.out + offset * format.size);
     tally.bad |= bad;
-    tally.held -= lanes.anybody;
+    tally.held -= lanes.anybody & ~bad;
     tally.nonzero -= written != 0.0;
-    tally.vanished -= (written == 0.0) & (exact != 0.0);
+    tally.vanished -= (written == 0.0) & ((exact != 0.0) | lanes.vanished);
     tally.beyond |= ~(magnitude(written) <= format.largest);
 }
 
@@ -492,7 +505,7 @@ static void scan_as(const uint8_t* data, int64_t size, Scan& result) {
     result.non_finite = size - total_of(finite);
     double low = INFINITY, high = -INFINITY;
     for (int l = 0; l < kWide; ++l) low = smallest[l] < low ? smallest[l] : low, high = largest[l] > high ? largest[l] : high;
-    if (low <= high) result.smallest = low, result.largest = high;
+    if (low <= high) result.smallest = low + 0.0, result.largest = high + 0.0;  // a zero is +0
 }
 
 void scan(const uint8_t* data, int element, int64_t size, Scan& result) {

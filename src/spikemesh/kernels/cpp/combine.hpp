@@ -30,6 +30,7 @@ struct Window {
     int64_t size;  // coordinates
 };
 
+// A coordinate with a value (or base) that is NaN or infinite becomes zero, and is counted as nothing but that.
 struct Counts {
     int64_t held = 0;                     // coordinates that some input holds
     int64_t nonzero = 0;                  // coordinates that are not zero in `out`

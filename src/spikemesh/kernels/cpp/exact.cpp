@@ -5,8 +5,12 @@
 #include <cmath>
 #include <cstdint>
 
+#include "elements.hpp"
+
 namespace spikemesh {
 namespace {
+
+enum class Rounding { nearest_even, to_odd };
 
 // weight * value, weight below 2^31 in magnitude.
 struct Term {
@@ -172,7 +176,7 @@ double furthest(const Term* terms, int count, double base) {
 
 }  // namespace
 
-double exact_value(const Window& window, const double* values, double base, bool masked, Rounding rounding) {
+Exact exact_value(const Window& window, const double* values, double base, bool masked) {
     Term terms[kMaxInputs + 1];
     const bool everywhere = window.rule == MEAN || window.rule == SUM || masked;
     int count = 0;
@@ -180,7 +184,7 @@ double exact_value(const Window& window, const double* values, double base, bool
         if (everywhere || values[i] != base) terms[count++] = {window.weights[i], values[i]};
     int64_t divisor = 0;
     switch (count == 0 ? -1 : window.rule) {
-        case MAX_MAGNITUDE: return furthest(terms, count, base);
+        case MAX_MAGNITUDE: return {furthest(terms, count, base), false};
         case SUM:
             divisor = window.divisor;
             terms[count] = {divisor - total_weight(terms, count), base};
@@ -190,9 +194,12 @@ double exact_value(const Window& window, const double* values, double base, bool
         case SIGN_ELECT: count = elect_sign(terms, count, base); break;
         default: break;
     }
-    if (count == 0) return base;
+    if (count == 0) return {base, false};
     if (divisor == 0) divisor = total_weight(terms, count);
-    return WideSum(terms, count).divided_by(static_cast<uint64_t>(divisor), rounding);
+    const WideSum sum(terms, count);
+    const Rounding rounding = window.out_element == F64 ? Rounding::nearest_even : Rounding::to_odd;
+    const double value = sum.divided_by(static_cast<uint64_t>(divisor), rounding);
+    return {value, value == 0.0 && sum.sign() != 0};
 }
 
 }  // namespace spikemesh
