@@ -17,6 +17,7 @@ namespace {
 nb::tuple combine(int rule, const std::vector<In<uint8_t>>& inputs, const std::vector<int64_t>& weights, int64_t divisor,
                   std::optional<In<uint8_t>> base, std::optional<In<uint8_t>> mask, int element, int out_element, Out<uint8_t> out) {
     const Format in = format_of(element), result = format_of(out_element);
+    require(rule >= ACTIVE_MEAN && rule <= MAX_MAGNITUDE, "unknown rule");
     require(in.size && result.size, "unknown element type");
     require(!inputs.empty() && inputs.size() <= kMaxInputs, "expected 1 to 256 inputs");
     require(inputs.size() == weights.size(), "expected one weight per input");
@@ -32,7 +33,7 @@ nb::tuple combine(int rule, const std::vector<In<uint8_t>>& inputs, const std::v
         total += weights[i];
         pointers.push_back(inputs[i].data());
     }
-    require(divisor > 0 && total + divisor <= kMaxWeight, "expected weights and divisor of at most 2**28 together");
+    require(divisor > 0 && divisor <= kMaxWeight - total, "expected weights and divisor of at most 2**28 together");
     require(!base || base->size() == in_bytes, "expected a base of the size of out");
     require(!mask || mask->size() == static_cast<size_t>(window.size), "expected one mask byte per coordinate");
     window.rule = rule;
@@ -46,10 +47,7 @@ nb::tuple combine(int rule, const std::vector<In<uint8_t>>& inputs, const std::v
     window.out_element = out_element;
     window.out = out.data();
     Counts counts;
-    {
-        nb::gil_scoped_release release;
-        SPIKEMESH_PICK(combine)(window, counts);
-    }
+    run([&] { SPIKEMESH_PICK(combine)(window, counts); });
     nb::list bad;
     for (int i = 0; i < window.num_inputs; ++i) bad.append(counts.first_bad[i]);
     return nb::make_tuple(counts.held, counts.nonzero, counts.vanished, counts.first_overflow, bad, counts.first_bad_base);
@@ -59,10 +57,7 @@ nb::tuple scan(In<uint8_t> data, int element) {
     const Format format = format_of(element);
     require(format.size && data.size() % format.size == 0, "expected whole elements of a known type");
     Scan result;
-    {
-        nb::gil_scoped_release release;
-        SPIKEMESH_PICK(scan)(data.data(), element, static_cast<int64_t>(data.size()) / format.size, result);
-    }
+    run([&] { SPIKEMESH_PICK(scan)(data.data(), element, static_cast<int64_t>(data.size()) / format.size, result); });
     return nb::make_tuple(result.nonzero, result.non_finite, result.smallest, result.largest);
 }
 

@@ -1,26 +1,34 @@
-// The best instruction set that this processor has, chosen once. Kernels are compiled into one namespace for each.
+// Kernels are compiled into one namespace per instruction set; the best that this processor has is used. The results are
+// the same bits with each, which the tests show by choosing them in turn.
 #pragma once
+#include <atomic>
+#include <vector>
 
 namespace spikemesh {
 
 enum class InstructionSet { generic, avx2, avx512 };
 
-inline InstructionSet detect() {
+// What this processor has, best first.
+inline std::vector<InstructionSet> instruction_sets() {
+    std::vector<InstructionSet> sets;
 #if defined(SPIKEMESH_X86)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return InstructionSet::avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
-        return InstructionSet::avx2;
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        sets.push_back(InstructionSet::avx512);
+    if (avx2) sets.push_back(InstructionSet::avx2);
 #endif
-    return InstructionSet::generic;
+    sets.push_back(InstructionSet::generic);
+    return sets;
 }
 
-inline InstructionSet instruction_set() {
-    static const InstructionSet chosen = detect();
-    return chosen;
+inline std::atomic<InstructionSet>& chosen() {
+    static std::atomic<InstructionSet> set{instruction_sets().front()};
+    return set;
 }
+
+inline InstructionSet instruction_set() { return chosen().load(std::memory_order_relaxed); }
 
 inline const char* name_of(InstructionSet set) {
     return set == InstructionSet::avx512 ? "avx512" : set == InstructionSet::avx2 ? "avx2" : "generic";
