@@ -57,7 +57,7 @@ class Counts:
     first_overflow: int
     """The first coordinate that is beyond the range of the result's element type."""
     first_bad: tuple[int, ...]
-    """Per input, the first coordinate that is NaN or infinite. The result is then undefined around it."""
+    """Per input, the first coordinate that is NaN or infinite. Such coordinates are in no other count."""
     first_bad_base: int
 
 
@@ -87,11 +87,12 @@ def combine(
 
     `inputs` and `base` are raw bytes of float `element`s, `out` of `out_element`s, `mask` is one byte per coordinate.
     The result depends on the set of (input, weight) pairs alone, not on their order. Weights are positive integers;
-    `divisor` is what `Rule.SUM` divides by. A zero is +0. Raises `ValueError` for sizes that do not fit.
+    `divisor` is what `Rule.SUM` divides by. A zero is +0. Where the counts tell of what is not finite or beyond the
+    range, the result means nothing. Raises `ValueError` for sizes that do not fit.
     """
     run = combine_twin if native is None else native.combine
     held, nonzero, vanished, first_overflow, first_bad, first_bad_base = run(
-        int(rule), list(inputs), list(weights), divisor, base, mask, element.code, out_element.code, out
+        int(rule), list(inputs), list(weights), divisor, base, mask, _code(element), _code(out_element), out
     )
     return Counts(
         held=held,
@@ -105,5 +106,11 @@ def combine(
 
 def scan(data: Bytes, element: Element) -> Scan:
     """Count and bound the float `element`s in raw bytes."""
-    nonzero, non_finite, smallest, largest = (scan_twin if native is None else native.scan)(data, element.code)
+    nonzero, non_finite, smallest, largest = (scan_twin if native is None else native.scan)(data, _code(element))
     return Scan(nonzero=nonzero, non_finite=non_finite, smallest=smallest, largest=largest)
+
+
+def _code(element: Element) -> int:
+    if element.code is None:
+        raise ValueError(f"expected a float element type, not {element.name}")
+    return element.code
