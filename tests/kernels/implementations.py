@@ -1,0 +1,67 @@
+"""Every way in which the kernels run on this machine, by name: the NumPy twin and each instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from spikemesh.kernels import Element, instruction_set, native
+from spikemesh.kernels.twin import Bytes, combine_twin, scan_twin
+from tests.kernels.reference import Counts, Window
+
+COMPILED: tuple[str, ...] = () if native is None else native.instruction_sets
+ALL = ("numpy", *COMPILED)
+GUARD = np.full(67, 0xA5, np.uint8)
+"""Stands on both sides of the result, and must stand there afterwards. Its odd length leaves nothing aligned."""
+
+
+@contextmanager
+def _using(name: str) -> Iterator[None]:
+    native.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        native.use_instruction_set(instruction_set)
+
+
+def unaligned(data: bytes) -> Bytes:
+    """An array of its own, at an odd address, that ends where its memory ends."""
+    return np.frombuffer(bytearray(b"\0" + data), np.uint8)[1:]
+
+
+def combine(name: str, window: Window, num_out_bytes: int | None = None) -> tuple[bytes, Counts]:
+    """What one implementation makes of the window, and that it writes the result and nothing beside it."""
+    size = window.num_coordinates * window.out_element.size_bytes if num_out_bytes is None else num_out_bytes
+    memory = np.concatenate([GUARD, np.zeros(size, np.uint8), GUARD])
+    out = memory[len(GUARD) : len(GUARD) + size]
+    asked: tuple[Any, ...] = (
+        int(window.rule),
+        [unaligned(data) for data in window.inputs],
+        list(window.weights),
+        window.divisor,
+        None if window.base is None else unaligned(window.base),
+        None if window.mask is None else unaligned(window.mask),
+        window.element.code,
+        window.out_element.code,
+        out,
+    )
+    if name == "numpy":
+        *counts, first_bad, first_bad_base = combine_twin(*asked)
+    else:
+        with _using(name):
+            *counts, first_bad, first_bad_base = native.combine(*asked)
+    assert np.array_equal(memory[: len(GUARD)], GUARD)
+    assert np.array_equal(memory[len(GUARD) + size :], GUARD)
+    return out.tobytes(), Counts(*counts, tuple(first_bad), first_bad_base)
+
+
+def scan(name: str, data: bytes, element: Element) -> tuple[int, int, float, float]:
+    if name == "numpy":
+        assert element.code is not None
+        return scan_twin(unaligned(data), element.code)
+    with _using(name):
+        nonzero, non_finite, smallest, largest = native.scan(unaligned(data), element.code)
+    return nonzero, non_finite, smallest, largest
