@@ -3,6 +3,7 @@
 from spikemesh.checkpoint.inspect import InspectReport, TensorReport, inspect
 from spikemesh.checkpoint.merge import MergeReport, merge
 from spikemesh.checkpoint.opening import open_checkpoint
+from spikemesh.checkpoint.output import check_free
 from spikemesh.checkpoint.recipe import RULES, Leaf, Recipe, read_recipe
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.verify import Difference, VerifyReport, verify
@@ -20,6 +21,7 @@ __all__ = [
     "Tensor",
     "TensorReport",
     "VerifyReport",
+    "check_free",
     "inspect",
     "merge",
     "open_checkpoint",

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from spikemesh.cli.model import calibrate_model_file
 from spikemesh.cli.progress import file_progress
+from spikemesh.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from spikemesh.checkpoint import MergeReport
+    from spikemesh.train import CalibrationReport
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHOWN = 5
@@ -58,13 +64,19 @@ def merge(
     Zeros say nothing, so nothing that one input alone has is diluted. Every input is read once, in bounded memory.
     """
     shard_bytes = None if shard_size is None else parse_size(shard_size)
+    from spikemesh.checkpoint import check_free
     from spikemesh.checkpoint import merge as run
 
+    check_free(out, force=force)
+    if calibrate is not None:
+        check_calibration(inputs, out, calibrate)
+    # What is still to be calibrated does not stand at OUT yet.
+    place = out if calibrate is None else out.with_name(f"{out.stem}.{os.getpid()}.uncalibrated.safetensors")
     with file_progress(hidden=as_json) as progress:
         try:
             report = run(
                 inputs,
-                out=out,
+                out=place,
                 base=base,
                 mask_from=mask_from,
                 weights=weight,
@@ -77,13 +89,39 @@ def merge(
             )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
+    calibration = None
+    if calibrate is not None:
+        weights = {report.leaves[leaf.content]: float(leaf.weight) for leaf in sorted(report.recipe.leaves)}
+        try:
+            calibration = calibrate_model_file(place, weights, calibrate)
+            place.replace(out)
+        finally:
+            place.unlink(missing_ok=True)
+        report = replace(report, out=out)
     if as_json:
-        print(msgspec.json.encode(_facts(report), enc_hook=str).decode())
+        print(msgspec.json.encode(_facts(report, calibration), enc_hook=str).decode())
     else:
-        _print(report)
+        _print(report, calibration)
 
 
-def _facts(report: MergeReport) -> dict[str, object]:
+def check_calibration(inputs: list[Path], out: Path, data: Path) -> None:
+    """What can be known about `--calibrate` before the long work: that these are our models, and that there is text."""
+    from spikemesh.checkpoint import open_checkpoint
+    from spikemesh.snn import MODEL_KEY
+
+    if out.suffix != ".safetensors":
+        raise typer.BadParameter(f"expected OUT to end in .safetensors with --calibrate, got {out}")
+    if not data.exists():
+        raise DataError(f"{data} is not there. Expected a text file or a folder of them for --calibrate.")
+    for path in inputs:
+        with closing(open_checkpoint(path)) as checkpoint:
+            if MODEL_KEY not in checkpoint.metadata:
+                raise CheckpointError(
+                    f"{path} is not one of our models, and --calibrate needs their neurons. Leave it out."
+                )
+
+
+def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[str, object]:
     return {
         "out": report.out,
         "content": report.content,
@@ -104,10 +142,11 @@ def _facts(report: MergeReport) -> dict[str, object]:
         "bytes_read": report.bytes_read,
         "bytes_written": report.bytes_written,
         "seconds": report.seconds,
+        "calibration": None if calibration is None else [asdict(refit) for refit in calibration.refits],
     }
 
 
-def _print(report: MergeReport) -> None:
+def _print(report: MergeReport, calibration: CalibrationReport | None) -> None:
     rate = (report.bytes_read + report.bytes_written) / 1e9 / max(report.seconds, 1e-9)
     print(
         f"{report.out}: {report.num_tensors} tensors, {report.bytes_written / 1e9:.2f} GB, "
@@ -128,6 +167,13 @@ def _print(report: MergeReport) -> None:
         )
     if report.differing_companions:
         print(f"Not the same in all inputs, so one was chosen: {_some(list(report.differing_companions))}.")
+    if calibration is not None:
+        print(
+            f"Calibrated: firing rates were up to {calibration.shift_before:.1%} from the inputs' mean, now "
+            f"{calibration.shift_after:.1%}."
+        )
+        if calibration.unreached:
+            print(f"No threshold reaches the mean rate in {_some(list(calibration.unreached))}.")
 
 
 def _some(names: list[str]) -> str:

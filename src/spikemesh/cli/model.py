@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,3 +87,17 @@ def calibrate_model_file(path: Path, parents: Mapping[Path, float], data: Path |
     metadata = read_metadata(path.read_bytes()) | {CALIBRATED_KEY: factors}
     write_file_atomic(path, write_tensors(dense_tensors(model), metadata))
     return report
+
+
+def calibrated_thresholds(path: Path) -> frozenset[str]:
+    """The tensors of a checkpoint that `calibrate_model_file` has refitted; none if it was not calibrated."""
+    from spikemesh.checkpoint import open_checkpoint
+
+    with closing(open_checkpoint(path)) as checkpoint:
+        text = checkpoint.metadata.get(CALIBRATED_KEY, "{}")
+    try:
+        return frozenset(f"{population}.threshold" for population in json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidData(
+            f"expected JSON under {CALIBRATED_KEY!r} in the metadata of {path}, got {text:.100}"
+        ) from error

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from spikemesh.cli.model import calibrated_thresholds
 from spikemesh.cli.progress import file_progress
 from spikemesh.errors import Divergence
 
@@ -28,17 +29,21 @@ def verify(
 
     with file_progress(hidden=as_json) as progress:
         report = run(out, inputs or [], base=base, mask_from=mask_from, progress=progress)
+    thresholds = calibrated_thresholds(out)
+    wrong = [found for found in report.differences if found.tensor not in thresholds]
     if as_json:
-        print(msgspec.json.encode({"equal": not report.differences, "differences": report.differences}).decode())
-    elif not report.differences:
+        facts = {"equal": not wrong, "differences": wrong, "calibrated": sorted(thresholds)}
+        print(msgspec.json.encode(facts).decode())
+    elif not wrong:
+        apart = f", apart from {len(thresholds)} tensors of thresholds that were calibrated" if thresholds else ""
         print(
             f"{out} is what its {len(report.recipe.leaves)} inputs give by {report.recipe.rule}: {report.num_tensors} "
-            f"tensors, {report.num_bytes / 1e9:.2f} GB, every bit."
+            f"tensors, {report.num_bytes / 1e9:.2f} GB, every bit{apart}."
         )
-    if report.differences:
+    if wrong:
         shown = "; ".join(
             f"{d.tensor[:200]!r} from element {d.element} on (expected {d.expected}, found {d.seen})"
-            for d in report.differences[:SHOWN]
+            for d in wrong[:SHOWN]
         )
-        more = f", and {len(report.differences) - SHOWN} more tensors" if len(report.differences) > SHOWN else ""
+        more = f", and {len(wrong) - SHOWN} more tensors" if len(wrong) > SHOWN else ""
         raise Divergence(f"{out} is not what its inputs give: {shown}{more}. Merge again, and do not use this file.")
