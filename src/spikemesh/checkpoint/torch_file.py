@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from spikemesh.checkpoint.source import Checkpoint, SeenFile, Tensor
 from spikemesh.errors import InvalidData
 from spikemesh.kernels import ELEMENTS
 
-if TYPE_CHECKING:
-    import torch
+TorchTensor = Any
+"""A `torch.Tensor`. torch is imported where a file needs it, and nowhere for a name."""
 
 TYPES = {
     "torch.float64": "F64",
@@ -104,7 +104,7 @@ def _leaves(value: Any, path: Path, names: tuple[str, ...] = ()) -> Iterator[tup
         yield from _leaves(inner, path, (*names, str(key)))
 
 
-def _tensor(path: Path, name: str, tensor: torch.Tensor, *, max_bytes: int) -> Tensor:
+def _tensor(path: Path, name: str, tensor: TorchTensor, *, max_bytes: int) -> Tensor:
     import torch
 
     dtype = str(tensor.dtype)
@@ -132,7 +132,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _read(tensor: torch.Tensor, start: int, out: memoryview) -> None:
+def _read(tensor: TorchTensor, start: int, out: memoryview) -> None:
     """Copy bytes out of the mapped file, whole elements."""
     import torch
 
@@ -146,7 +146,7 @@ def _read(tensor: torch.Tensor, start: int, out: memoryview) -> None:
         done += len(data)
 
 
-def _parts(tensor: torch.Tensor, start: int, count: int) -> Iterator[torch.Tensor]:
+def _parts(tensor: TorchTensor, start: int, count: int) -> Iterator[TorchTensor]:
     """Elements start..start+count of the row-major order, one-dimensional, a few pieces after each other.
 
     Transposed and sliced tensors are gathered from their rows without making more of them contiguous than is asked for.
