@@ -18,7 +18,7 @@ from spikemesh.checkpoint.plan import MergedTensor
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.windows import SILENT, Buffers, Bytes, Progress, Stretch, for_each, stretches
 from spikemesh.errors import CheckpointError, InvalidData
-from spikemesh.kernels import Counts, Rule, combine
+from spikemesh.kernels import Counts, Element, Rule, combine
 
 
 class Sink(Protocol):
@@ -131,9 +131,9 @@ class Engine:
             start, length = stretch.start * tensor.element.size_bytes, len(values[0])
             base = self._read(tensor.base, start, length, self.base_hash, buffers(-2, length))
         if tensor.mask is not None and self.mask_hash is not None:
-            width = tensor.mask.element.size_bytes
-            start, length = stretch.start * width, stretch.count * width
-            mask = _nonzero(self._read(tensor.mask, start, length, self.mask_hash, buffers(-3, length)), width)
+            element = tensor.mask.element
+            start, length = stretch.start * element.size_bytes, stretch.count * element.size_bytes
+            mask = _nonzero(self._read(tensor.mask, start, length, self.mask_hash, buffers(-3, length)), element)
         counts = combine(
             self._ingredients.rule,
             values,
@@ -189,9 +189,9 @@ def _hash_of(checkpoint: Checkpoint | None) -> ContentHash | None:
     return None if checkpoint is None else ContentHash(checkpoint.tensors)
 
 
-def _nonzero(data: Bytes, width: int) -> Bytes:
-    """One byte per element: 1 where any byte of it is set, apart from a float's sign, which does not matter here."""
-    if width == 1:
-        return data
-    held: Bytes = (data.reshape(-1, width) != 0).any(axis=1).view(np.uint8)
-    return held
+def _nonzero(data: Bytes, element: Element) -> Bytes:
+    """One byte per element, 0 where that is zero; a float's zero may have a sign."""
+    bits = data.view(f"<u{element.size_bytes}")
+    if element.kind == "float":
+        bits = bits << 1
+    return bits if element.size_bytes == 1 else (bits != 0).view(np.uint8)
