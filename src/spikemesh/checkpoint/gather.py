@@ -21,23 +21,33 @@ from spikemesh.errors import CheckpointError, InvalidData
 
 DEFAULT_RULE = "active-mean"
 
-OpenLeaf = tuple[Checkpoint, Fraction, str | None]
-"""A leaf, its weight, and its content where that is known already."""
+EXTRAS = {"base": "--base", "mask": "--mask-from"}
+"""What a merge may take beside its inputs, and the options that name it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLeaf:
+    """One checkpoint that takes part. Its content is None where the long work will be the first to know."""
+
+    checkpoint: Checkpoint
+    weight: Fraction
+    content: str | None = None
+    others: tuple[Checkpoint, ...] = ()
+    """What was given in its place: copies of its tensors in other files, and merges that it is part of."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """The leaves of a merge, opened and checked. `contents` are None where the long work will be the first to know."""
+    """The leaves of a merge, opened and checked."""
 
     ingredients: Ingredients
-    contents: Sequence[str | None]
-    weights: Sequence[Fraction]
+    leaves: Sequence[OpenLeaf]
     rule: str
     dtype: str
 
     def recipe(self, contents: Sequence[str], base: str | None, mask: str | None) -> Recipe:
         """What was merged, once the contents are known."""
-        leaves = frozenset(map(Leaf, contents, self.weights))
+        leaves = frozenset(map(Leaf, contents, (leaf.weight for leaf in self.leaves)))
         return Recipe(rule=self.rule, leaves=leaves, base=base, mask=mask, dtype=self.dtype)
 
 
@@ -93,29 +103,48 @@ class Gathering:
             raise ValueError(f"expected one weight per checkpoint, got {len(weights)} for {len(paths)}")
         factors = [Fraction(1)] * len(paths) if weights is None else list(weights)
         opened = [self.open(path) for path in paths]
-        extras = [None if path is None else self.open(path) for path in (base, mask)]
-        recipes = [None if options.as_is else self._recipe(checkpoint) for checkpoint in opened]
-        if any(recipe is not None for recipe in recipes):
-            leaves, options = self._regroup(opened, recipes, factors, extras, options)
-        else:
+        recipes = [None if options.as_is else read_recipe(c.metadata, path=c.path) for c in opened]
+        made = next((recipe for recipe in recipes if recipe is not None), None)
+        extras = {
+            "base": self._extra("base", base, None if made is None else made.base),
+            "mask": self._extra("mask", mask, None if made is None else made.mask),
+        }
+        if made is None:
+            plan(opened, **extras, dtype=options.dtype or "keep")  # what clashes does so before anything is read
             leaves = self._without_copies(opened, factors)
-        return _checked(leaves, extras[0], extras[1], options)
+        else:
+            options = replace(options, rule=options.rule or made.rule, dtype=options.dtype or made.dtype)
+            leaves = self._regroup(opened, recipes, factors, extras, options)
+        return _checked(leaves, extras, options)
 
-    def from_recipe(
-        self, recipe: Recipe, given: Mapping[str, Path], *, base: Path | None, mask: Path | None
-    ) -> Gathered:
+    def from_recipe(self, recipe: Recipe, given: Sequence[Path], *, base: Path | None, mask: Path | None) -> Gathered:
         """The leaves of a recipe, by content among `given` or where this machine saw them last; no more and no less."""
-        extras = [None if path is None else self.open(path) for path in (base, mask)]
-        for name, extra in zip(("base", "mask"), extras, strict=True):
+        extras = {"base": self._extra("base", base, recipe.base), "mask": self._extra("mask", mask, recipe.mask)}
+        for name, extra in extras.items():
             expected = getattr(recipe, name)
             if (None if extra is None else self.content(extra)) != expected:
-                raise CheckpointError(f"the {name} is not the one that was merged with: expected content {expected}.")
-        strangers = given.keys() - {leaf.content for leaf in recipe.leaves}
-        if strangers:
-            paths = ", ".join(sorted(str(given[content]) for content in strangers))
-            raise CheckpointError(f"{paths} was not merged into this file.")
-        leaves = self._leaves(recipe, {content: self.open(path) for content, path in given.items()})
-        return _checked(leaves, extras[0], extras[1], Options(rule=recipe.rule, dtype=recipe.dtype))
+                raise CheckpointError(
+                    f"the {name} is not the one that was merged with: expected {_content_text(expected)}."
+                )
+        expected = {leaf.content for leaf in recipe.leaves}
+        copies: dict[str, list[Checkpoint]] = {}
+        for checkpoint in map(self.open, given):
+            content = self.content(checkpoint)
+            inner = read_recipe(checkpoint.metadata, path=checkpoint.path)
+            if content in expected:
+                copies.setdefault(content, []).append(checkpoint)
+            elif inner is None or not expected.issuperset(leaf.content for leaf in inner.leaves):
+                raise CheckpointError(f"{checkpoint.path} was not merged into this file.")
+        return _checked(self._leaves(recipe, copies), extras, Options(rule=recipe.rule, dtype=recipe.dtype))
+
+    def _extra(self, name: str, given: Path | None, content: str | None) -> Checkpoint | None:
+        """The base or mask of a merge: what the user gives, or where this machine saw that of an earlier merge."""
+        path = given
+        if given is None and content is not None:
+            path = self._known.find(content)
+            if path is None:
+                raise CheckpointError(f"the merge used a {name} of content {content}. Give it with {EXTRAS[name]}.")
+        return None if path is None else self.open(path)
 
     # ---- inputs that nobody merged -----------------------------------------------------------------------------------
 
@@ -124,84 +153,81 @@ class Gathering:
         samples = [sample_hash(checkpoint) for checkpoint in opened]
         repeated = {sample for sample, count in Counter(samples).items() if count > 1}
         leaves: list[OpenLeaf] = []
-        seen: dict[str, tuple[Fraction, Path]] = {}
         for checkpoint, weight, sample in zip(opened, weights, samples, strict=True):
-            content = self.content(checkpoint) if sample in repeated else None
-            if content is not None and content in seen:
-                _same_weight(seen[content], (weight, checkpoint.path))
+            leaf = OpenLeaf(
+                checkpoint=checkpoint, weight=weight, content=self.content(checkpoint) if sample in repeated else None
+            )
+            first = next((i for i, seen in enumerate(leaves) if leaf.content and seen.content == leaf.content), None)
+            if first is None:
+                leaves.append(leaf)
                 continue
-            if content is not None:
-                seen[content] = weight, checkpoint.path
-            leaves.append((checkpoint, weight, content))
+            _require_same_weight(leaves[first], leaf)
+            leaves[first] = replace(leaves[first], others=(*leaves[first].others, checkpoint))
         return leaves
 
     # ---- inputs that were merged before ------------------------------------------------------------------------------
-
-    def _recipe(self, checkpoint: Checkpoint) -> Recipe | None:
-        """What it was merged from, if it still is that: a file changed since then is not what its recipe gives."""
-        recipe = read_recipe(checkpoint.metadata)
-        if recipe is not None and self.content(checkpoint) != checkpoint.metadata.get(CONTENT_KEY):
-            raise CheckpointError(
-                f"{checkpoint.path} was merged from {len(recipe.leaves)} files and changed afterwards, so it cannot "
-                "stand for them. Take it as it is with --as-is."
-            )
-        return recipe
 
     def _regroup(
         self,
         opened: Sequence[Checkpoint],
         recipes: Sequence[Recipe | None],
         factors: Sequence[Fraction],
-        extras: Sequence[Checkpoint | None],
+        extras: Mapping[str, Checkpoint | None],
         options: Options,
-    ) -> tuple[list[OpenLeaf], Options]:
-        """The leaves of everything, each opened, and the options that the merged inputs were made with."""
-        first = next(recipe for recipe in recipes if recipe is not None)
-        options = replace(options, rule=options.rule or first.rule, dtype=options.dtype or first.dtype)
-        base, mask = (None if extra is None else self.content(extra) for extra in extras)
+    ) -> list[OpenLeaf]:
+        """The leaves of everything, each opened."""
         joined = Recipe(
-            rule=options.rule or DEFAULT_RULE, leaves=frozenset(), base=base, mask=mask, dtype=options.dtype or "keep"
+            rule=options.rule or DEFAULT_RULE,
+            leaves=frozenset(),
+            dtype=options.dtype or "keep",
+            **{name: None if extra is None else self.content(extra) for name, extra in extras.items()},
         )
-        plain: dict[str, Checkpoint] = {}
+        copies: dict[str, list[Checkpoint]] = {}
+        merges: dict[str, list[Checkpoint]] = {}
         for checkpoint, recipe, factor in zip(opened, recipes, factors, strict=True):
+            content = self.content(checkpoint)
             if recipe is None:
-                content = self.content(checkpoint)
-                plain[content] = checkpoint
+                copies.setdefault(content, []).append(checkpoint)
                 recipe = replace(joined, leaves=frozenset({Leaf(content)}))
+            elif content != checkpoint.metadata.get(CONTENT_KEY):
+                raise CheckpointError(
+                    f"{checkpoint.path} was merged from {len(recipe.leaves)} files and changed afterwards, so it "
+                    "cannot stand for them. Take it as it is with --as-is."
+                )
+            else:
+                for leaf in recipe.leaves:
+                    merges.setdefault(leaf.content, []).append(checkpoint)
             joined = joined.join(recipe.scaled(factor))
-        return self._leaves(joined, plain), options
+        leaves = self._leaves(joined, copies)
+        return [replace(leaf, others=(*leaf.others, *merges.get(leaf.content or "", ()))) for leaf in leaves]
 
-    def _leaves(self, recipe: Recipe, plain: dict[str, Checkpoint]) -> list[OpenLeaf]:
-        leaves: list[OpenLeaf] = []
+    def _leaves(self, recipe: Recipe, copies: Mapping[str, Sequence[Checkpoint]]) -> list[OpenLeaf]:
+        """The leaves of a recipe, from files at hand or where this machine saw them last."""
+        leaves: dict[str, OpenLeaf] = {}
         missing = []
-        weights: dict[str, tuple[Fraction, Path]] = {}
         for leaf in sorted(recipe.leaves):
-            path = self._known.find(leaf.content)
-            if leaf.content not in plain and path is None:
+            files = copies.get(leaf.content) or self._find(leaf.content)
+            if not files:
                 missing.append(leaf.content)
                 continue
-            checkpoint = plain[leaf.content] if leaf.content in plain or path is None else self.open(path)
-            if leaf.content in weights:
-                _same_weight(weights[leaf.content], (leaf.weight, checkpoint.path))
-            weights[leaf.content] = leaf.weight, checkpoint.path
-            leaves.append((checkpoint, leaf.weight, leaf.content))
+            found = OpenLeaf(checkpoint=files[0], weight=leaf.weight, content=leaf.content, others=tuple(files[1:]))
+            _require_same_weight(leaves.setdefault(leaf.content, found), found)
         if missing:
             raise CheckpointError(
                 f"to merge a merged file again, the files it was made from are needed, and {len(missing)} of "
                 f"{len(recipe.leaves)} are not where this machine saw them last: content {', '.join(missing[:3])}. "
                 "Give their paths as further inputs, or take the merged file as it is with --as-is."
             )
-        return leaves
+        return list(leaves.values())
+
+    def _find(self, content: str) -> list[Checkpoint]:
+        path = self._known.find(content)
+        return [] if path is None else [self.open(path)]
 
 
-def _checked(
-    leaves: Sequence[OpenLeaf],
-    base: Checkpoint | None,
-    mask: Checkpoint | None,
-    options: Options,
-) -> Gathered:
-    inputs = [checkpoint for checkpoint, _, _ in leaves]
-    weights = [weight for _, weight, _ in leaves]
+def _checked(leaves: Sequence[OpenLeaf], extras: Mapping[str, Checkpoint | None], options: Options) -> Gathered:
+    inputs = [leaf.checkpoint for leaf in leaves]
+    weights = [leaf.weight for leaf in leaves]
     rule, dtype = options.rule or DEFAULT_RULE, options.dtype or "keep"
     if rule == "max-magnitude" and len(set(weights)) > 1:
         raise ValueError("max-magnitude takes one value as it is: leave out the weights")
@@ -211,26 +237,31 @@ def _checked(
         integers=integers,
         divisor=divisor,
         rule=RULES[rule],
-        base=base,
-        mask=mask,
-        tensors=plan(inputs, base=base, mask=mask, dtype=dtype),
+        tensors=plan(inputs, **extras, dtype=dtype),
+        **extras,
     )
-    contents = [content for _, _, content in leaves]
-    return Gathered(ingredients=ingredients, contents=contents, weights=weights, rule=rule, dtype=dtype)
+    return Gathered(ingredients=ingredients, leaves=leaves, rule=rule, dtype=dtype)
 
 
-def _same_weight(one: tuple[Fraction, Path], other: tuple[Fraction, Path]) -> None:
-    if one[0] != other[0]:
+def _require_same_weight(one: OpenLeaf, other: OpenLeaf) -> None:
+    if one.weight != other.weight:
         raise CheckpointError(
-            f"{one[1]} and {other[1]} are the same checkpoint, with the weights {one[0]} and {other[0]}. "
-            "It counts once: give it one weight."
+            f"{one.checkpoint.path} and {other.checkpoint.path} are the same checkpoint, with the weights {one.weight} "
+            f"and {other.weight}. It counts once: give it one weight."
         )
 
 
-def check_contents(gathered: Gathered, contents: Sequence[str]) -> None:
+def _content_text(content: str | None) -> str:
+    return "none" if content is None else f"content {content}"
+
+
+def check_contents(gathered: Gathered, contents: Sequence[str], known: KnownFiles) -> None:
     """`InvalidData` if a leaf is not what it was taken for: it has changed while it was read, or under our index."""
-    for checkpoint, expected, seen in zip(gathered.ingredients.inputs, gathered.contents, contents, strict=True):
-        if expected is not None and expected != seen:
+    for leaf, seen in zip(gathered.leaves, contents, strict=True):
+        if leaf.content not in (None, seen):
+            known.remember(leaf.checkpoint, seen)
             raise InvalidData(
-                f"{checkpoint.path} has changed: expected content {expected[:16]}, read {seen[:16]}. Try again."
+                f"{leaf.checkpoint.path} has changed: expected content {leaf.content}, read {seen}. Try again."
             )
+    if len(set(contents)) < len(contents):  # what told them apart before is gone
+        raise InvalidData("two of the inputs have become the same while they were read. Try again.")

@@ -130,7 +130,7 @@ INTEGERS = {
 
 
 def _report(checkpoint: Checkpoint, sums: dict[str, _Sums], content: str, known: KnownFiles) -> InspectReport:
-    recipe = read_recipe(checkpoint.metadata)
+    recipe = read_recipe(checkpoint.metadata, path=checkpoint.path)
     known.remember(checkpoint, content)
     reports = []
     for name, tensor in checkpoint.tensors.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from spikemesh.checkpoint.engine import Engine
-from spikemesh.checkpoint.gather import Gathered, Gathering, Options, check_contents
+from spikemesh.checkpoint.gather import Gathered, Gathering, OpenLeaf, Options, check_contents
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.output import Output, check_free, check_space
@@ -20,6 +20,7 @@ from spikemesh.checkpoint.plan import partly_held
 from spikemesh.checkpoint.recipe import CONTENT_KEY, METADATA_KEY, Recipe, parse_weight
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.checkpoint.windows import SILENT, Progress
+from spikemesh.store.rim import os_errors
 
 PathLike = str | Path
 
@@ -93,7 +94,7 @@ def merge(
             weights=None if weights is None else [parse_weight(weight) for weight in weights],
             options=Options(rule=rule, dtype=dtype, as_is=as_is),
         )
-        report = _write(gathered, target, shard_bytes, progress, num_threads, began)
+        report = _write(gathered, target, shard_bytes, known, progress, num_threads, began)
         for content, checkpoint in zip(report.leaves, gathered.ingredients.inputs, strict=True):
             known.remember(checkpoint, content)
     with closing(open_checkpoint(target)) as merged:
@@ -105,6 +106,7 @@ def _write(
     gathered: Gathered,
     out: Path,
     shard_bytes: int | None,
+    known: KnownFiles,
     progress: Progress,
     num_threads: int | None,
     began: float,
@@ -113,8 +115,8 @@ def _write(
     inputs = ingredients.inputs
     # Aligned: wide elements come first.
     results = sorted((t.result for t in ingredients.tensors), key=lambda t: (-t.element.size_bytes, t.name))
-    companions, differing = _companions(inputs, out)
-    carried = _carried_metadata(inputs)
+    companions, differing = _companions(gathered.leaves, out)
+    carried = carried_metadata(gathered.leaves)
     needed = sum(result.size_bytes for result in results)
     check_space(out.parent, needed)
     output = Output(
@@ -125,7 +127,7 @@ def _write(
         progress.begin("merging", ingredients.input_bytes)
         engine.run(num_threads)
         contents = [collected.hexdigest() for collected in engine.input_hashes]
-        check_contents(gathered, contents)
+        check_contents(gathered, contents, known)
         base = None if engine.base_hash is None else engine.base_hash.hexdigest()
         mask = None if engine.mask_hash is None else engine.mask_hash.hexdigest()
         recipe = gathered.recipe(contents, base, mask)
@@ -158,34 +160,43 @@ UNKNOWN = "0" * 64
 def _unknown(gathered: Gathered) -> Recipe:
     """The recipe with made-up hashes: as long as the real one."""
     extras = [None if extra is None else UNKNOWN for extra in (gathered.ingredients.base, gathered.ingredients.mask)]
-    return gathered.recipe([f"{number:064x}" for number in range(len(gathered.weights))], *extras)
+    return gathered.recipe([f"{number:064x}" for number in range(len(gathered.leaves))], *extras)
 
 
 def _metadata(carried: Mapping[str, str], recipe: Recipe, content: str) -> dict[str, str]:
     return {**carried, METADATA_KEY: recipe.to_metadata(), CONTENT_KEY: content}
 
 
-def _carried_metadata(inputs: Sequence[Checkpoint]) -> dict[str, str]:
-    """What all inputs say alike. `format` is what loaders of published models ask for."""
-    first = inputs[0].metadata
-    alike = {key: text for key, text in first.items() if all(c.metadata.get(key) == text for c in inputs)}
-    return {"format": "pt", **{key: text for key, text in alike.items() if key not in (METADATA_KEY, CONTENT_KEY)}}
+def carried_metadata(leaves: Sequence[OpenLeaf]) -> dict[str, str]:
+    """What all inputs say alike; a copy that says nothing does not unsay it.
+
+    `format` is what loaders of published models ask for.
+    """
+    said = [_said([leaf.checkpoint, *leaf.others]) for leaf in leaves]
+    alike = {key: text for key, text in said[0].items() if all(other.get(key) == text for other in said)}
+    return {"format": "pt", **alike}
 
 
-def _companions(inputs: Sequence[Checkpoint], out: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+def _said(copies: Sequence[Checkpoint]) -> dict[str, str]:
+    """What the files that stand for one leaf say, where they do not contradict each other."""
+    texts: dict[str, set[str]] = {}
+    for key, text in (item for copy in copies for item in copy.metadata.items()):
+        if key not in (METADATA_KEY, CONTENT_KEY):
+            texts.setdefault(key, set()).add(text)
+    return {key: text for key, (text, *more) in texts.items() if not more}
+
+
+def _companions(leaves: Sequence[OpenLeaf], out: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     """The companions of all inputs, if the result is a folder, and the names of those that are not alike everywhere.
 
     Of different ones the one with the smallest hash is taken: a rule that the order of the inputs does not change.
     """
-    chosen: dict[str, Path] = {}
-    differing = []
     if out.suffix == ".safetensors":
         return {}, ()
-    for name in sorted({name for checkpoint in inputs for name in checkpoint.companions}):
-        versions = {
-            blake3(path.read_bytes()).digest(): path for c in inputs if (path := c.companions.get(name)) is not None
-        }
-        chosen[name] = versions[min(versions)]
-        if len(versions) > 1:
-            differing.append(name)
-    return chosen, tuple(differing)
+    versions: dict[str, dict[bytes, Path]] = {}
+    for checkpoint in (copy for leaf in leaves for copy in (leaf.checkpoint, *leaf.others)):
+        for name, path in checkpoint.companions.items():
+            with os_errors("reading", path):
+                versions.setdefault(name, {})[blake3(path.read_bytes()).digest()] = path
+    chosen = {name: found[min(found)] for name, found in sorted(versions.items())}
+    return chosen, tuple(name for name in chosen if len(versions[name]) > 1)

@@ -68,7 +68,7 @@ def _require_file(path: Path) -> None:
 
 
 def _is_pickle(start: bytes) -> bool:
-    """A safetensors file begins with the length of its header, which may look like a pickle's first bytes, and a brace."""
+    """The length of a safetensors header may look like a pickle's first bytes; a brace follows it."""
     return start[:1] == b"\x80" and start[1:2] in PICKLE_PROTOCOLS and start[8:9] != b"{"
 
 

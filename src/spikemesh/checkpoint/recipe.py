@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -60,8 +61,9 @@ class Recipe:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise CheckpointError(
-                    f"these merges do not go together: one was made with {name} {mine}, the other with {theirs}. "
-                    f"Merge the original files with one {name}, or take merged files as they are with --as-is."
+                    f"these merges do not go together: one was made with {name} {mine or 'none'}, the other with "
+                    f"{theirs or 'none'}. Merge the original files with one {name}, or take merged files as they are "
+                    "with --as-is."
                 )
         return Recipe(
             rule=self.rule, leaves=self.leaves | other.leaves, base=self.base, mask=self.mask, dtype=self.dtype
@@ -100,21 +102,21 @@ class _Recipe(msgspec.Struct):
     dtype: str = "keep"
 
 
-def read_recipe(metadata: Mapping[str, str]) -> Recipe | None:
-    """The recipe in a file's metadata; None if it was not merged. `InvalidData` if it is damaged."""
+def read_recipe(metadata: Mapping[str, str], *, path: Path | str = "this file") -> Recipe | None:
+    """The recipe in the metadata of the file at `path`; None if it was not merged. `InvalidData` if it is damaged."""
     text = metadata.get(METADATA_KEY)
     if text is None:
         return None
     try:
         raw = msgspec.json.decode(text, type=_Recipe)
         leaves = frozenset(Leaf(_content(leaf.content), parse_weight(leaf.weight)) for leaf in raw.leaves)
+        for content in (raw.base, raw.mask):
+            if content is not None:
+                _content(content)
     except (msgspec.DecodeError, ValueError) as error:
-        raise InvalidData(f"the record of what was merged is damaged: {error!s:.200}") from error
+        raise InvalidData(f"the record in {path} of what was merged is damaged: {error!s:.200}") from error
     if raw.format != FORMAT or raw.rule not in RULES or raw.dtype not in ("keep", *DTYPES) or not leaves:
-        raise InvalidData(f"the record of what was merged is not of this version: {text:.200}")
-    for content in (raw.base, raw.mask):
-        if content is not None:
-            _content(content)
+        raise InvalidData(f"the record in {path} of what was merged is not of this version: {text:.200}")
     return Recipe(rule=raw.rule, leaves=leaves, base=raw.base, mask=raw.mask, dtype=raw.dtype)
 
 

@@ -87,22 +87,24 @@ def verify(
         known = KnownFiles()
         gathering = Gathering(stack, known, progress)
         opened = gathering.open(Path(merged))
-        recipe = read_recipe(opened.metadata)
+        recipe = read_recipe(opened.metadata, path=opened.path)
         if recipe is None:
             raise CheckpointError(
                 f"{merged} does not say that it was merged from anything, so there is nothing to compare."
             )
-        base_path = _extra(known, base, recipe.base, "base")
-        mask_path = _extra(known, mask_from, recipe.mask, "mask-from")
-        contents = {gathering.content(gathering.open(Path(path))): Path(path) for path in inputs}
-        gathered = gathering.from_recipe(recipe, contents, base=base_path, mask=mask_path)
+        gathered = gathering.from_recipe(
+            recipe,
+            [Path(path) for path in inputs],
+            base=None if base is None else Path(base),
+            mask=None if mask_from is None else Path(mask_from),
+        )
         differences = _table_differences(opened, gathered.ingredients.tensors)
         comparison = _Comparison(opened)
         if not differences:
             engine = Engine(gathered.ingredients, comparison, progress)
             progress.begin("verifying", gathered.ingredients.input_bytes)
             engine.run(num_threads)
-            check_contents(gathered, [collected.hexdigest() for collected in engine.input_hashes])
+            check_contents(gathered, [collected.hexdigest() for collected in engine.input_hashes], known)
             differences = list(comparison.first.values())
         return VerifyReport(
             recipe=recipe,
@@ -110,16 +112,6 @@ def verify(
             num_bytes=opened.size_bytes,
             differences=tuple(sorted(differences, key=lambda difference: difference.tensor)),
         )
-
-
-def _extra(known: KnownFiles, given: str | Path | None, content: str | None, option: str) -> Path | None:
-    """The base or mask file of a merge: what the user gives, or where this machine saw it last."""
-    if given is not None or content is None:
-        return None if given is None else Path(given)
-    path = known.find(content)
-    if path is None:
-        raise CheckpointError(f"the merge used a file of content {content}. Give it with --{option}.")
-    return path
 
 
 def _table_differences(merged: Checkpoint, expected: Sequence[MergedTensor]) -> list[Difference]:
