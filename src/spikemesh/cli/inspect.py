@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -92,7 +93,7 @@ def _print(report: InspectReport) -> None:
     console.print(table)
     print(
         f"{report.path}: {len(report.tensors)} tensors, {report.num_elements} elements, "
-        f"{report.size_bytes / 1e9:.3f} GB, {report.density:.2%} not zero, "
+        f"{decimal(report.size_bytes)}, {report.density:.2%} not zero, "
         f"{report.num_non_finite} not finite; content {report.content}."
     )
     if report.left_out:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from rich.filesize import decimal
 
 from spikemesh.cli.model import calibrate_model_file
 from spikemesh.cli.progress import file_progress
@@ -149,7 +150,7 @@ def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[s
 def _print(report: MergeReport, calibration: CalibrationReport | None) -> None:
     rate = (report.bytes_read + report.bytes_written) / 1e9 / max(report.seconds, 1e-9)
     print(
-        f"{report.out}: {report.num_tensors} tensors, {report.bytes_written / 1e9:.2f} GB, "
+        f"{report.out}: {report.num_tensors} tensors, {decimal(report.bytes_written)}, "
         f"{report.density:.1%} not zero; {report.recipe.rule} of {len(report.leaves)} checkpoints in "
         f"{report.seconds:.1f} s ({rate:.1f} GB/s)."
     )

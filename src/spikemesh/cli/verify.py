@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.filesize import decimal
 
 from spikemesh.cli.model import calibrated_thresholds
 from spikemesh.cli.progress import file_progress
@@ -38,7 +39,7 @@ def verify(
         apart = f", apart from {len(thresholds)} tensors of thresholds that were calibrated" if thresholds else ""
         print(
             f"{out} is what its {len(report.recipe.leaves)} inputs give by {report.recipe.rule}: {report.num_tensors} "
-            f"tensors, {report.num_bytes / 1e9:.2f} GB, every bit{apart}."
+            f"tensors, {decimal(report.num_bytes)}, every bit{apart}."
         )
     if wrong:
         shown = "; ".join(
