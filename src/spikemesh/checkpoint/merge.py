@@ -84,7 +84,7 @@ def merge(
     """
     began = time.monotonic()
     target = Path(out)
-    check_free(target, force=force)
+    check_free(target, force=force, shard_bytes=shard_bytes)
     with ExitStack() as stack:
         known = KnownFiles()
         gathered = Gathering(stack, known, progress).gather(
@@ -120,7 +120,11 @@ def _write(
     needed = sum(result.size_bytes for result in results)
     check_space(out.parent, needed)
     output = Output(
-        out, results, _metadata(carried, _unknown(gathered), UNKNOWN), shard_bytes=shard_bytes, companions=companions
+        out,
+        results,
+        result_metadata(carried, _unknown(gathered), UNKNOWN),
+        shard_bytes=shard_bytes,
+        companions=companions,
     )
     try:
         engine = Engine(ingredients, output, progress)
@@ -132,7 +136,7 @@ def _write(
         mask = None if engine.mask_hash is None else engine.mask_hash.hexdigest()
         recipe = gathered.recipe(contents, base, mask)
         content = engine.out_hash.hexdigest()
-        output.finish(_metadata(carried, recipe, content))
+        output.finish(result_metadata(carried, recipe, content))
     finally:
         output.discard()
     return MergeReport(
@@ -163,7 +167,7 @@ def _unknown(gathered: Gathered) -> Recipe:
     return gathered.recipe([f"{number:064x}" for number in range(len(gathered.leaves))], *extras)
 
 
-def _metadata(carried: Mapping[str, str], recipe: Recipe, content: str) -> dict[str, str]:
+def result_metadata(carried: Mapping[str, str], recipe: Recipe, content: str) -> dict[str, str]:
     return {**carried, METADATA_KEY: recipe.to_metadata(), CONTENT_KEY: content}
 
 

@@ -19,14 +19,18 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from spikemesh.checkpoint.opening import COMPANION_SUFFIXES
 from spikemesh.checkpoint.source import TensorInfo
 from spikemesh.checkpoint.windows import PAGE_BYTES, Bytes
 from spikemesh.codec.container import Entry, pack_header
 from spikemesh.errors import CheckpointError, StoreFull
-from spikemesh.store.files import UNFINISHED, discard, sync, write_file_atomic
+from spikemesh.store.files import UNFINISHED, sync, write_file_atomic
 from spikemesh.store.rim import os_errors
 
 SINGLE_NAME = "model.safetensors"
+WEIGHT_SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth"))
+REPLACED_SUFFIXES = WEIGHT_SUFFIXES.union(COMPANION_SUFFIXES)
+"""What a folder may hold that a merge replaces."""
 SPARE_BYTES = 16 << 20
 """What must stay free beside the result itself."""
 
@@ -37,7 +41,11 @@ class OutputFile:
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        os.ftruncate(self._fd, size)
+        try:
+            os.ftruncate(self._fd, size)
+        except BaseException:
+            os.close(self._fd)
+            raise
         self._direct_fd: int | None = None
         self._retired: int | None = None
         with contextlib.suppress(OSError, AttributeError):  # not on every system, not on every file system
@@ -48,11 +56,12 @@ class OutputFile:
         first = -offset % PAGE_BYTES
         last = len(data) - (offset + len(data)) % PAGE_BYTES
         aligned = (data.ctypes.data + first) % PAGE_BYTES == 0
-        if self._direct_fd is None or not aligned or last <= first:
+        direct_fd = self._direct_fd
+        if direct_fd is None or not aligned or last <= first:
             _write_all(self._fd, offset, data)
             return
         _write_all(self._fd, offset, data[:first])
-        self._write_pages(self._direct_fd, offset + first, data[first:last])
+        self._write_pages(direct_fd, offset + first, data[first:last])
         _write_all(self._fd, offset + last, data[last:])
 
     def _write_pages(self, fd: int, offset: int, pages: Bytes) -> None:
@@ -90,12 +99,42 @@ class Place:
     offset: int
 
 
-def check_free(out: Path, *, force: bool) -> None:
-    """`CheckpointError` if something is at `out` already and may not be replaced, or if its folder is not there."""
-    if not out.parent.is_dir():
-        raise CheckpointError(f"the folder {out.parent} is not there. Make it, or choose another place for the result.")
-    if out.exists() and not force:
-        raise CheckpointError(f"{out} is already there. Choose another name, or replace it with --force.")
+def check_free(out: Path, *, force: bool, shard_bytes: int | None = None) -> None:
+    """`CheckpointError` if the result cannot come to `out`, as far as that can be told beforehand."""
+    if out.name in ("", ".."):
+        raise CheckpointError(f"{out} is no name for a result. Choose a name for a file or a folder.")
+    if shard_bytes is not None and _is_file_name(out):
+        raise CheckpointError(f"{out} is one file; shards go into a folder. Leave out .safetensors or --shard-size.")
+    with os_errors("writing", out):
+        if not out.parent.is_dir():
+            raise CheckpointError(
+                f"the folder {out.parent} is not there. Make it, or choose another place for the result."
+            )
+        if not os.access(out.parent, os.W_OK | os.X_OK):
+            raise CheckpointError(f"nothing can be written into {out.parent}. Choose another place for the result.")
+        if _is_there(out) and not force:
+            raise CheckpointError(f"{out} is already there. Choose another name, or replace it with --force.")
+        if out.is_dir() and not out.is_symlink():
+            _require_only_checkpoint(out)
+
+
+def _require_only_checkpoint(folder: Path) -> None:
+    """`--force` removes what it replaces, and a slip of the keyboard may name any folder."""
+    entries = sorted(folder.iterdir())
+    strange = [entry for entry in entries if entry.is_dir() or entry.suffix not in REPLACED_SUFFIXES]
+    if strange or (entries and not any(entry.suffix in WEIGHT_SUFFIXES for entry in entries)):
+        raise CheckpointError(
+            f"{folder} holds other things than a checkpoint, such as {(strange or entries)[0].name}, which --force "
+            "would remove. Choose another name, or remove the folder yourself."
+        )
+
+
+def _is_file_name(out: Path) -> bool:
+    return out.suffix == ".safetensors"
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
@@ -125,11 +164,7 @@ class Output:
         `out` is a file if it ends in .safetensors, else a folder: only that can have shards or companions.
         """
         self.out = out
-        self._is_file = out.suffix == ".safetensors"
-        if self._is_file and shard_bytes is not None:
-            raise CheckpointError(
-                f"{out} is one file; shards go into a folder. Leave out .safetensors or --shard-size."
-            )
+        self._is_file = _is_file_name(out)
         self._companions = companions or {}
         groups = _shards(tensors, shard_bytes)
         names = (
@@ -139,6 +174,7 @@ class Output:
         )
         self.num_bytes = sum(tensor.size_bytes for tensor in tensors)
         self._temporary = out.with_name(f"{out.name}.{secrets.token_hex(4)}{UNFINISHED}")
+        self._aside = self._temporary.with_suffix(".old" + UNFINISHED)
         self._files: list[tuple[OutputFile, list[Entry]]] = []
         self._index = {tensor.name: name for name, group in zip(names, groups, strict=True) for tensor in group}
         self._places: dict[str, Place] = {}
@@ -186,7 +222,9 @@ class Output:
 
     def _finish_folder(self) -> None:
         for name, path in self._companions.items():
-            write_file_atomic(self._temporary / name, path.read_bytes())
+            with os_errors("reading", path):
+                data = path.read_bytes()
+            write_file_atomic(self._temporary / name, data)
         if len(self._files) > 1:
             index = {"metadata": {"total_size": self.num_bytes}, "weight_map": dict(sorted(self._index.items()))}
             text = msgspec.json.format(msgspec.json.encode(index), indent=2)
@@ -198,16 +236,20 @@ class Output:
         if self._is_file and not self.out.is_dir():
             self._temporary.replace(self.out)
             return
-        aside = self._temporary.with_suffix(".old" + UNFINISHED)
-        if self.out.exists():
-            self.out.rename(aside)
-        self._temporary.rename(self.out)
-        _remove(aside)
+        try:
+            if _is_there(self.out):
+                self.out.rename(self._aside)
+            self._temporary.rename(self.out)
+        except BaseException:
+            if _is_there(self._aside) and not _is_there(self.out):
+                self._aside.rename(self.out)
+            raise
 
     def discard(self) -> None:
-        """Leave nothing behind. Does nothing after `finish`."""
+        """Leave nothing behind but the result, if there is one."""
         self._close()
         _remove(self._temporary)
+        _remove(self._aside)
 
     def _close(self) -> None:
         for file, _ in self._files:
@@ -216,11 +258,11 @@ class Output:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-    else:
-        discard(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _shards(tensors: Sequence[TensorInfo], shard_bytes: int | None) -> list[list[TensorInfo]]:
