@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from spikemesh.checkpoint.engine import Engine
-from spikemesh.checkpoint.gather import Gathering, check_contents
+from spikemesh.checkpoint.gather import Gathered, Gathering, check_contents
 from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.merge import carried_metadata, result_metadata
+from spikemesh.checkpoint.opening import INDEX_SUFFIX
 from spikemesh.checkpoint.plan import MergedTensor
 from spikemesh.checkpoint.recipe import Recipe, read_recipe
+from spikemesh.checkpoint.safetensors_file import open_safetensors
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.checkpoint.windows import SILENT, Bytes, Progress
 from spikemesh.errors import CheckpointError
 
+IN_METADATA = "__metadata__."
+
 
 @dataclass(frozen=True)
 class Difference:
-    """The first element of a tensor at which the file is not what its inputs give."""
+    """The first element of a tensor at which the file is not what its inputs give, or a text of its metadata."""
 
     tensor: str
+    """Its name; `IN_METADATA` and a key for what stands beside the tensors."""
     element: int
     expected: str
     """Bytes of the element in hexadecimal, or what the table should say."""
@@ -105,7 +111,8 @@ def verify(
             progress.begin("verifying", gathered.ingredients.input_bytes)
             engine.run(num_threads)
             check_contents(gathered, [collected.hexdigest() for collected in engine.input_hashes], known)
-            differences = list(comparison.first.values())
+            content = engine.out_hash.hexdigest()
+            differences = [*comparison.first.values(), *_metadata_differences(opened, gathered, recipe, content)]
         return VerifyReport(
             recipe=recipe,
             num_tensors=len(opened.tensors),
@@ -123,3 +130,18 @@ def _table_differences(merged: Checkpoint, expected: Sequence[MergedTensor]) -> 
         for name in sorted(mine.keys() | theirs.keys())
         if mine.get(name) != theirs.get(name)
     ]
+
+
+def _metadata_differences(merged: Checkpoint, gathered: Gathered, recipe: Recipe, content: str) -> Iterator[Difference]:
+    """Texts that a merge writes and that some file of the result does not have. It may have others beside them."""
+    expected = result_metadata(carried_metadata(gathered.leaves), recipe, content)
+    wrong: set[str] = set()
+    for file in merged.files:
+        if file.path.name.endswith(INDEX_SUFFIX):
+            continue
+        with closing(open_safetensors(file.path)) as part:
+            for key, text in expected.items():
+                seen = part.metadata.get(key, "no such text")
+                if seen != text and key not in wrong:
+                    wrong.add(key)
+                    yield Difference(IN_METADATA + key, 0, text, seen)
