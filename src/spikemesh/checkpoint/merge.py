@@ -11,7 +11,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from spikemesh.checkpoint.engine import Engine
+from spikemesh.checkpoint.engine import Engine, Ingredients
 from spikemesh.checkpoint.gather import Gathered, Gathering, OpenLeaf, Options, check_contents
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
@@ -95,11 +95,19 @@ def merge(
             options=Options(rule=rule, dtype=dtype, as_is=as_is),
         )
         report = _write(gathered, target, shard_bytes, known, progress, num_threads, began)
-        for content, checkpoint in zip(report.leaves, gathered.ingredients.inputs, strict=True):
-            known.remember(checkpoint, content)
+        _remember(known, gathered.ingredients, report)
     with closing(open_checkpoint(target)) as merged:
         known.remember(merged, report.content)
     return report
+
+
+def _remember(known: KnownFiles, ingredients: Ingredients, report: MergeReport) -> None:
+    """So that a later merge of the result, or `verify`, finds what it needs."""
+    for content, checkpoint in zip(report.leaves, ingredients.inputs, strict=True):
+        known.remember(checkpoint, content)
+    for extra, content_of_extra in ((ingredients.base, report.recipe.base), (ingredients.mask, report.recipe.mask)):
+        if extra is not None and content_of_extra is not None:
+            known.remember(extra, content_of_extra)
 
 
 def _write(
