@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from spikemesh.cli import app
+from spikemesh.cli import build_app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,7 +25,7 @@ def test_its_links_lead_somewhere() -> None:
 
 
 def test_its_commands_exist() -> None:
-    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    verbs = {command.callback.__name__ for command in build_app().registered_commands if command.callback}
     shown = set(re.findall(r"^spikemesh ([a-z]+)", README, re.MULTILINE))
     assert shown <= verbs and {"init", "join", "generate", "status"} <= shown
     makefile = (ROOT / "Makefile").read_text()

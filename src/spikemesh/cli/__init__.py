@@ -1,40 +1,45 @@
 """The command line. One file per verb; the only room that wires the others together.
 
-Nothing here imports torch before a verb needs it, so `spikemesh --help` answers at once.
+Only the verb that is asked for is loaded, and no verb loads torch before it needs it: help answers at once.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import typer
 
-from spikemesh.cli.demo import demo
 from spikemesh.cli.exits import EXIT_CODES_HELP, exit_code, first_error
-from spikemesh.cli.generate import generate
-from spikemesh.cli.init import init
-from spikemesh.cli.inspect import inspect
-from spikemesh.cli.join import join
-from spikemesh.cli.merge import merge
-from spikemesh.cli.status import status
-from spikemesh.cli.verify import verify
 
-app = typer.Typer(
-    name="spikemesh",
-    help="Train one large sparse spiking language model together, without a cluster or a server.",
-    epilog=EXIT_CODES_HELP,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for verb in (demo, init, join, status, generate, merge, inspect, verify):
-    app.command()(verb)
+VERBS = ("demo", "init", "join", "status", "generate", "merge", "verify", "inspect")
+"""In the order of the help. Each is a function of that name in the module of that name."""
+
+
+def build_app(verb: str | None = None) -> typer.Typer:
+    """The command line with one verb loaded, or, without a known one, with all of them."""
+    app = typer.Typer(
+        name="spikemesh",
+        help="Train one large sparse spiking language model together, without a cluster or a server.",
+        epilog=EXIT_CODES_HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_several)
+    for name in (verb,) if verb in VERBS else VERBS:
+        app.command()(getattr(import_module(f"spikemesh.cli.{name}"), name))
+    return app
+
+
+def _several() -> None:
+    """Keeps one verb alone a verb; typer would make it the whole command line."""
 
 
 def main() -> None:
     """Run one command; every expected failure ends in one sentence on stderr and an exit code of the table."""
     try:
-        app()
+        build_app(sys.argv[1] if len(sys.argv) > 1 else None)()
     except (Exception, ExceptionGroup, KeyboardInterrupt) as error:  # the top of the CLI
         known = first_error(error)
         if known is None:

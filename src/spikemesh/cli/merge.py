@@ -13,7 +13,6 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
-from spikemesh.cli.model import calibrate_model_file
 from spikemesh.cli.progress import file_progress
 from spikemesh.errors import CheckpointError, DataError
 
@@ -92,6 +91,8 @@ def merge(
             raise typer.BadParameter(str(error)) from error
     calibration = None
     if calibrate is not None:
+        from spikemesh.cli.model import calibrate_model_file
+
         weights = {report.leaves[leaf.content]: float(leaf.weight) for leaf in sorted(report.recipe.leaves)}
         try:
             calibration = calibrate_model_file(place, weights, calibrate)
