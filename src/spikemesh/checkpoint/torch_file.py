@@ -47,6 +47,8 @@ RESERVED_NAME = "__metadata__"
 def open_torch(path: Path) -> Checkpoint:
     """Open a zip file of `torch.save`. `InvalidData` if it holds Python objects, or tensors that we cannot merge."""
     seen = SeenFile.see(path)
+    if path.suffix == ".safetensors":  # torch goes by that
+        raise InvalidData(f"{path} is a PyTorch file under the name of a safetensors file. Rename it to end in .pt.")
     _check_container(path, seen.size)
     try:
         import torch
