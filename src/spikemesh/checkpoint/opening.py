@@ -119,7 +119,7 @@ def _open_shards(index_path: Path) -> Checkpoint:
         text = index_path.read_bytes()
     try:
         weight_map = msgspec.json.decode(text, type=Index).weight_map
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidData(f"{index_path} is not the index of a sharded checkpoint ({error!s:.200}).") from error
     folder, resources = index_path.parent, ExitStack()
     shards: dict[str, Checkpoint] = {}

@@ -113,7 +113,7 @@ def read_recipe(metadata: Mapping[str, str], *, path: Path | str = "this file") 
         for content in (raw.base, raw.mask):
             if content is not None:
                 _content(content)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidData(f"the record in {path} of what was merged is damaged: {error!s:.200}") from error
     if raw.format != FORMAT or raw.rule not in RULES or raw.dtype not in ("keep", *DTYPES) or not leaves:
         raise InvalidData(f"the record in {path} of what was merged is not of this version: {text:.200}")

@@ -49,7 +49,7 @@ def open_torch(path: Path) -> Checkpoint:
     seen = SeenFile.see(path)
     if path.suffix == ".safetensors":  # torch goes by that
         raise InvalidData(f"{path} is a PyTorch file under the name of a safetensors file. Rename it to end in .pt.")
-    _check_container(path, seen.size)
+    sizes = _record_sizes(path, seen.size)
     try:
         import torch
     except ImportError as error:
@@ -72,12 +72,16 @@ def open_torch(path: Path) -> Checkpoint:
         elif name in tensors:
             raise InvalidData(f"{path} holds two tensors named {name[:200]!r} once nested names are joined by dots.")
         else:
-            tensors[name] = _tensor(path, name, value, max_bytes=seen.size)
+            tensors[name] = _tensor(path, name, value, seen.size)
+            if value.untyped_storage().nbytes() not in sizes:  # mapped, it would go on into what follows
+                raise InvalidData(f"{path} holds less than all of tensor {name[:200]!r}. Download or copy it again.")
     return Checkpoint(path=path, tensors=dict(sorted(tensors.items())), left_out=tuple(sorted(left_out)), files=(seen,))
 
 
-def _check_container(path: Path, size: int) -> None:
-    """torch compresses nothing. What is compressed here would become large only in memory."""
+def _record_sizes(path: Path, size: int) -> frozenset[int]:
+    """Of the records in the container, among them one for each storage. torch compresses nothing: what is compressed
+    would become large only in memory.
+    """
     try:
         with zipfile.ZipFile(path) as container:
             records = container.infolist()
@@ -89,6 +93,7 @@ def _check_container(path: Path, size: int) -> None:
                 f"{path}: expected records as torch.save writes them, not compressed, got {record.filename[:200]!r} of "
                 f"{record.file_size} bytes in {record.compress_size}. Unpack it if it is an archive of checkpoints."
             )
+    return frozenset(record.file_size for record in records) | {0}
 
 
 def _leaves(value: Any, path: Path, names: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -106,7 +111,7 @@ def _leaves(value: Any, path: Path, names: tuple[str, ...] = ()) -> Iterator[tup
         yield from _leaves(inner, path, (*names, str(key)))
 
 
-def _tensor(path: Path, name: str, tensor: TorchTensor, *, max_bytes: int) -> Tensor:
+def _tensor(path: Path, name: str, tensor: TorchTensor, max_bytes: int) -> Tensor:
     import torch
 
     dtype = str(tensor.dtype)
