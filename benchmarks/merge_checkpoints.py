@@ -36,7 +36,8 @@ def measure_real(report: KeptReport, bench: Bench) -> None:
     """A benchmark of its own, which can be run alone too."""
     import real_merge
 
-    real_merge.measure(report)
+    with bench.files("real", 1 << 30) as folder:
+        real_merge.measure(report.under("real"), folder)
 
 
 PARTS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -51,6 +52,13 @@ class KeptReport:
     def __init__(self, report: Report, folder: Path) -> None:
         self._report, self._folder = report, folder
         self._notes: list[tuple[str, list[Any], dict[str, Any]]] = []
+        self._prefix = ""
+
+    def under(self, prefix: str) -> KeptReport:
+        """The same report, where each name begins with a prefix."""
+        report = copy.copy(self)
+        report._prefix = f"{prefix}."
+        return report
 
     def at_most(self, *words: Any, **named: Any) -> None:
         self._note("at_most", words, named)
@@ -86,5 +94,6 @@ class KeptReport:
         notes.write_text(json.dumps(self._notes, default=float))
 
     def _note(self, method: str, words: tuple[Any, ...], named: dict[str, Any]) -> None:
+        words = (self._prefix + words[0], *words[1:])
         getattr(self._report, method)(*words, **named)
         self._notes.append((method, list(words), named))
