@@ -100,8 +100,8 @@ def for_each(items: Iterable[Item], work: Callable[[Item, Buffers], None], *, nu
 
     count = num_threads or default_threads()
     with ThreadPoolExecutor(count) as pool:
-        workers = [pool.submit(loop) for _ in range(count)]
         try:
+            workers = [pool.submit(loop) for _ in range(count)]
             for worker in as_completed(workers):
                 worker.result()
         finally:
