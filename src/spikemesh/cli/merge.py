@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -63,6 +64,9 @@ def merge(
 
     Zeros say nothing, so nothing that one input alone has is diluted. Every input is read once, in bounded memory.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: no half file stays behind
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     shard_bytes = None if shard_size is None else parse_size(shard_size)
     from spikemesh.checkpoint import check_free
     from spikemesh.checkpoint import merge as run
