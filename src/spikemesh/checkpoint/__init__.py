@@ -4,13 +4,12 @@ from spikemesh.checkpoint.inspect import InspectReport, TensorReport, inspect
 from spikemesh.checkpoint.merge import MergeReport, merge
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.output import check_free
-from spikemesh.checkpoint.recipe import CONTENT_KEY, RULES, Leaf, Recipe, read_recipe
+from spikemesh.checkpoint.recipe import RULES, Leaf, Recipe, read_recipe
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.verify import IN_METADATA, Difference, VerifyReport, verify
 from spikemesh.checkpoint.windows import Progress
 
 __all__ = [
-    "CONTENT_KEY",
     "IN_METADATA",
     "RULES",
     "Checkpoint",

@@ -25,15 +25,13 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Merge again what OUT says it was merged from, and compare every bit. Nothing is written."""
-    from spikemesh.checkpoint import CONTENT_KEY, IN_METADATA
     from spikemesh.checkpoint import verify as run
     from spikemesh.cli.model import calibrated_thresholds
 
     with file_progress(hidden=as_json) as progress:
         report = run(out, inputs or [], base=base, mask_from=mask_from, progress=progress)
     thresholds = calibrated_thresholds(out)
-    changed = thresholds | ({IN_METADATA + CONTENT_KEY} if thresholds else frozenset())
-    wrong = [found for found in report.differences if found.tensor not in changed]
+    wrong = [found for found in report.differences if found.tensor not in thresholds]
     if as_json:
         facts = {"equal": not wrong, "differences": wrong, "calibrated": sorted(thresholds)}
         print(msgspec.json.encode(facts).decode())
