@@ -11,6 +11,7 @@ from importlib import import_module
 import typer
 
 from spikemesh.cli.exits import EXIT_CODES_HELP, exit_code, first_error
+from spikemesh.cli.names import shown
 
 VERBS = ("demo", "init", "join", "status", "generate", "merge", "verify", "inspect")
 """In the order of the help. Each is a function of that name in the module of that name."""
@@ -45,5 +46,6 @@ def main() -> None:
         if known is None:
             raise
         if str(known):
-            print(f"spikemesh: {known}", file=sys.stderr)
+            text = "\n".join(map(shown, str(known).split("\n")))  # it may quote a file from outside
+            print(f"spikemesh: {text}", file=sys.stderr)
         sys.exit(exit_code(known))

@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from spikemesh.cli.names import encoded, shown
 from spikemesh.cli.progress import file_progress
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def inspect(
     with file_progress(hidden=as_json) as progress:
         report = run(path, progress=progress)
     if as_json:
-        print(msgspec.json.encode(_facts(report), enc_hook=str).decode())
+        print(msgspec.json.encode(_facts(report), enc_hook=encoded).decode())
     else:
         _print(report)
 
@@ -82,7 +83,7 @@ def _print(report: InspectReport) -> None:
         table.add_column(heading, justify="right")
     for tensor in report.tensors:
         table.add_row(
-            Text(tensor.name),
+            Text(shown(tensor.name)),
             tensor.element,
             "x".join(map(str, tensor.shape)) or "one",
             f"{tensor.density:.2%}",
@@ -92,7 +93,7 @@ def _print(report: InspectReport) -> None:
         )
     console.print(table)
     print(
-        f"{report.path}: {len(report.tensors)} tensors, {report.num_elements} elements, "
+        f"{shown(report.path)}: {len(report.tensors)} tensors, {report.num_elements} elements, "
         f"{decimal(report.size_bytes)}, {report.density:.2%} not zero, "
         f"{report.num_non_finite} not finite; content {report.content}."
     )
@@ -107,5 +108,5 @@ def _print(report: InspectReport) -> None:
         + (":" if report.unchanged else ", and changed since then:")
     )
     for leaf in sorted(recipe.leaves):
-        where = report.found[leaf.content] or "not seen on this machine"
+        where = shown(report.found[leaf.content] or "not seen on this machine")
         print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {where}")

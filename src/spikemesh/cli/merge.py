@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
+from spikemesh.cli.names import encoded, shown
 from spikemesh.cli.progress import file_progress
 from spikemesh.errors import CheckpointError, DataError
 
@@ -21,13 +24,13 @@ if TYPE_CHECKING:
     from spikemesh.checkpoint import MergeReport
     from spikemesh.train import CalibrationReport
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHOWN = 5
 
 
 def parse_size(text: str) -> int:
     """ "5GB" -> 5,000,000,000 bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip().upper())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?B)?", text.strip().upper())
     size = int(float(match[1]) * UNITS[match[2] or ""]) if match else 0
     if size <= 0:
         raise typer.BadParameter(f"expected a size such as 5GB or 500MB, got {text!r}")
@@ -105,7 +108,7 @@ def merge(
             place.unlink(missing_ok=True)
         report = replace(report, out=out)
     if as_json:
-        print(msgspec.json.encode(_facts(report, calibration), enc_hook=str).decode())
+        print(msgspec.json.encode(_facts(report, calibration), enc_hook=encoded).decode())
     else:
         _print(report, calibration)
 
@@ -155,33 +158,30 @@ def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[s
 def _print(report: MergeReport, calibration: CalibrationReport | None) -> None:
     rate = (report.bytes_read + report.bytes_written) / 1e9 / max(report.seconds, 1e-9)
     print(
-        f"{report.out}: {report.num_tensors} tensors, {decimal(report.bytes_written)}, "
+        f"{shown(report.out)}: {report.num_tensors} tensors, {decimal(report.bytes_written)}, "
         f"{report.density:.1%} not zero; {report.recipe.rule} of {len(report.leaves)} checkpoints in "
         f"{report.seconds:.1f} s ({rate:.1f} GB/s)."
     )
     for leaf in sorted(report.recipe.leaves):
-        print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {report.leaves[leaf.content]}")
+        print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {shown(report.leaves[leaf.content])}")
     if report.partly_held:
-        print(f"Not in all inputs, and kept: {_some([repr(name) for name in report.partly_held])}.")
+        print(f"Not in all inputs, and kept: {_some(report.partly_held)}.")
     for path, names in report.left_out.items():
-        print(f"Left out of {path}, because it is no tensor: {_some([repr(name) for name in names])}.")
+        print(f"Left out of {shown(path)}, because it is no tensor: {_some(names)}.")
     if report.vanished:
         total = sum(report.vanished.values())
-        print(
-            f"{total} values were too small for {report.recipe.dtype} and became zero, in "
-            f"{_some(list(report.vanished))}."
-        )
+        print(f"{total} values were too small for {report.recipe.dtype} and became zero, in {_some(report.vanished)}.")
     if report.differing_companions:
-        print(f"Not the same in all inputs, so one was chosen: {_some(list(report.differing_companions))}.")
+        print(f"Not the same in all inputs, so one was chosen: {_some(report.differing_companions)}.")
     if calibration is not None:
         print(
             f"Calibrated: firing rates were up to {calibration.shift_before:.1%} from the inputs' mean, now "
             f"{calibration.shift_after:.1%}."
         )
         if calibration.unreached:
-            print(f"No threshold reaches the mean rate in {_some(list(calibration.unreached))}.")
+            print(f"No threshold reaches the mean rate in {_some(calibration.unreached)}.")
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Collection[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(map(shown, islice(names, SHOWN))) + more

@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
+from spikemesh.cli.names import shown
 from spikemesh.cli.progress import file_progress
 from spikemesh.errors import Divergence
 
@@ -31,20 +32,20 @@ def verify(
     with file_progress(hidden=as_json) as progress:
         report = run(out, inputs or [], base=base, mask_from=mask_from, progress=progress)
     thresholds = calibrated_thresholds(out)
-    wrong = [found for found in report.differences if found.tensor not in thresholds]
+    wrong = [d for d in report.differences if d.tensor not in thresholds]
     if as_json:
         facts = {"equal": not wrong, "differences": wrong, "calibrated": sorted(thresholds)}
         print(msgspec.json.encode(facts).decode())
     elif not wrong:
         apart = f", apart from {len(thresholds)} tensors of thresholds that were calibrated" if thresholds else ""
         print(
-            f"{out} is what its {len(report.recipe.leaves)} inputs give by {report.recipe.rule}: {report.num_tensors} "
-            f"tensors, {decimal(report.num_bytes)}, every bit{apart}."
+            f"{shown(out)} is what its {len(report.recipe.leaves)} inputs give by {report.recipe.rule}: "
+            f"{report.num_tensors} tensors, {decimal(report.num_bytes)}, every bit{apart}."
         )
     if wrong:
-        shown = "; ".join(
+        found = "; ".join(
             f"{d.tensor[:200]!r} from element {d.element} on (expected {d.expected[:200]!r}, found {d.seen[:200]!r})"
             for d in wrong[:SHOWN]
         )
         more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise Divergence(f"{out} is not what its inputs give: {shown}{more}. Merge again, and do not use this file.")
+        raise Divergence(f"{out} is not what its inputs give: {found}{more}. Merge again, and do not use this file.")

@@ -1,0 +1,15 @@
+"""Names of files and tensors, which may hold anything, as a terminal and a program may be given them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def shown(name: str | Path) -> str:
+    """The name, with whatever moves a cursor, hides or reorders other text, or is no text at all, escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(name))
+
+
+def encoded(value: object) -> str:
+    """Paths and fractions for JSON; bytes of a file name that are no text become U+FFFD."""
+    return str(value).encode(errors="surrogateescape").decode(errors="replace")
