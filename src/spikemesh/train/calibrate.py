@@ -1,8 +1,8 @@
 """After a merge: thresholds refitted so that every population fires at a given rate, its parents' mean.
 
-Averaged weights see currents that fluctuate less than either parent's, so a merged network fires less. Jordan et al.
-2022 (REPAIR) restore the statistics of each layer's pre-activations after a merge; the spiking analogue is to restore
-its firing rate, with one factor per population such that mean spikes per neuron and token = target:
+The mean of two networks fires less than either, as the activations of an averaged network vary less (Jordan et al.
+2022, REPAIR, who restore the statistics of each layer's pre-activations). The spiking analogue is to restore each
+layer's firing rate, with one factor per population such that mean spikes per neuron and token = target:
 
     threshold = factor * threshold      (a negative one is divided by the factor)
 
