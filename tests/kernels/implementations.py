@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from spikemesh.kernels import Element, instruction_set, native
-from spikemesh.kernels.twin import Bytes, combine_twin, scan_twin
+from spikemesh.kernels import Element, instruction_set, native, twin
+from spikemesh.kernels.twin import Bytes
 from tests.kernels.reference import Counts, Window
 
 COMPILED: tuple[str, ...] = () if native is None else native.instruction_sets
@@ -49,7 +49,7 @@ def combine(name: str, window: Window, num_out_bytes: int | None = None) -> tupl
         out,
     )
     if name == "numpy":
-        *counts, first_bad, first_bad_base = combine_twin(*asked)
+        *counts, first_bad, first_bad_base = twin.combine(*asked)
     else:
         with _using(name):
             *counts, first_bad, first_bad_base = native.combine(*asked)
@@ -61,7 +61,7 @@ def combine(name: str, window: Window, num_out_bytes: int | None = None) -> tupl
 def scan(name: str, data: bytes, element: Element) -> tuple[int, int, float, float]:
     if name == "numpy":
         assert element.code is not None
-        return scan_twin(unaligned(data), element.code)
+        return twin.scan(unaligned(data), element.code)
     with _using(name):
         nonzero, non_finite, smallest, largest = native.scan(unaligned(data), element.code)
     return nonzero, non_finite, smallest, largest

@@ -5,6 +5,7 @@ Only the verb that is asked for is loaded, and no verb loads torch before it nee
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -15,6 +16,9 @@ from spikemesh.cli.names import shown
 
 VERBS = ("demo", "init", "join", "status", "generate", "merge", "verify", "inspect")
 """In the order of the help. Each is a function of that name in the module of that name."""
+
+FILE_VERBS = ("merge", "verify", "inspect")
+"""These multiply no matrices. NumPy's BLAS would start threads for it, which spin where files are to be read."""
 
 
 def build_app(verb: str | None = None) -> typer.Typer:
@@ -39,8 +43,11 @@ def _several() -> None:
 
 def main() -> None:
     """Run one command; every expected failure ends in one sentence on stderr and an exit code of the table."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else None
+    if verb in FILE_VERBS:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        build_app(sys.argv[1] if len(sys.argv) > 1 else None)()
+        build_app(verb)()
     except (Exception, ExceptionGroup, KeyboardInterrupt) as error:  # the top of the CLI
         known = first_error(error)
         if known is None:

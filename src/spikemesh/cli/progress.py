@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+if TYPE_CHECKING:
+    import rich.progress as bars
+
+    from spikemesh.checkpoint import Progress
 
 
 class FileProgress:
     """What `checkpoint.Progress` asks for, shown as one bar per piece of work."""
 
-    def __init__(self, shown: Progress) -> None:
+    def __init__(self, shown: bars.Progress) -> None:
         self._shown = shown
-        self._task: TaskID | None = None
+        self._task: bars.TaskID | None = None
 
     def begin(self, label: str, num_bytes: int) -> None:
         """Start another bar; the one before it is done."""
@@ -34,15 +30,22 @@ class FileProgress:
 
 
 @contextmanager
-def file_progress(*, hidden: bool) -> Iterator[FileProgress]:
+def file_progress(*, hidden: bool) -> Iterator[Progress]:
     """Bars on stderr while the block runs; none if hidden or if nobody watches."""
+    if hidden or not sys.stderr.isatty():
+        from spikemesh.checkpoint import SILENT
+
+        yield SILENT
+        return
+    import rich.progress as bars
+    from rich.console import Console
+
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as shown:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         yield FileProgress(shown)

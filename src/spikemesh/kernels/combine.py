@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import numpy.typing as npt
 
 from spikemesh.kernels.build import native
 from spikemesh.kernels.elements import Element
-from spikemesh.kernels.twin import combine_twin, scan_twin
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -90,8 +90,7 @@ def combine(
     `divisor` is what `Rule.SUM` divides by. A zero is +0. Where the counts tell of what is not finite or beyond the
     range, the result means nothing. Raises `ValueError` for sizes that do not fit.
     """
-    run = combine_twin if native is None else native.combine
-    held, nonzero, vanished, first_overflow, first_bad, first_bad_base = run(
+    held, nonzero, vanished, first_overflow, first_bad, first_bad_base = _implementation().combine(
         int(rule), list(inputs), list(weights), divisor, base, mask, _code(element), _code(out_element), out
     )
     return Counts(
@@ -106,8 +105,13 @@ def combine(
 
 def scan(data: Bytes, element: Element) -> Scan:
     """Count and bound the float `element`s in raw bytes."""
-    nonzero, non_finite, smallest, largest = (scan_twin if native is None else native.scan)(data, _code(element))
+    nonzero, non_finite, smallest, largest = _implementation().scan(data, _code(element))
     return Scan(nonzero=nonzero, non_finite=non_finite, smallest=smallest, largest=largest)
+
+
+def _implementation() -> Any:
+    """The compiled module, or the twin, which is loaded only where it has work."""
+    return native if native is not None else import_module("spikemesh.kernels.twin")
 
 
 def _code(element: Element) -> int:

@@ -293,7 +293,7 @@ def _first(where: Mask, start: int, found: int) -> int:
     return found if found != NONE or not where.any() else start + int(where.argmax())
 
 
-def combine_twin(
+def combine(
     rule: int,
     inputs: Sequence[Bytes],
     weights: Sequence[int],
@@ -356,7 +356,7 @@ def combine_twin(
     return held, nonzero, vanished, first_overflow, first_bad, first_bad_base
 
 
-def scan_twin(data: Bytes, element: int) -> tuple[int, int, float, float]:
+def scan(data: Bytes, element: int) -> tuple[int, int, float, float]:
     """`scan` as compiled: nonzero, non-finite, smallest, largest."""
     message = "expected whole elements of a known type"
     format = _format(element, message)
