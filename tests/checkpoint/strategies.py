@@ -49,6 +49,17 @@ def raws(draw: st.DrawFn, element: str, shape: tuple[int, ...], *, huge: bool = 
     return Raw(element, shape, b"".join(x.to_bytes(width, "little") for x in bits))
 
 
+def negated(raw: Raw) -> Raw:
+    """A float tensor with the other signs; any other as it is."""
+    if raw.element not in FORMATS:
+        return raw
+    width = FORMATS[raw.element].num_bytes
+    data = bytearray(raw.data)
+    for at in range(width - 1, len(data), width):
+        data[at] ^= 0x80
+    return Raw(raw.element, raw.shape, bytes(data))
+
+
 @dataclass(frozen=True)
 class Case:
     """What goes into one merge; `weights` are None where the rule takes none."""
@@ -71,12 +82,18 @@ def cases(draw: st.DrawFn, *, min_inputs: int = 1, max_inputs: int = 5, huge: bo
         f"t.{number}": draw(raws(element, shape)) for number, (element, shape) in enumerate(table) if element in OTHERS
     }
 
+    made: dict[str, Raw] = {}  # so that some numbers cancel
+
     def checkpoint(least: int = 0) -> dict[str, Raw]:
         chosen = draw(st.lists(st.integers(0, len(table) - 1), min_size=least, unique=True))
         tensors = {}
         for number in chosen:
             name, (element, shape) = f"t.{number}", table[number]
-            tensors[name] = fixed[name] if name in fixed else draw(raws(element, shape, huge=huge))
+            if name in made and draw(st.integers(0, 3)) == 0:
+                tensors[name] = negated(made[name])
+            else:
+                tensors[name] = fixed[name] if name in fixed else draw(raws(element, shape, huge=huge))
+                made[name] = tensors[name]
         return tensors
 
     inputs = [checkpoint(least=1 if number == 0 or not huge else 0) for number in range(num_inputs)]

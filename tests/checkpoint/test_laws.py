@@ -5,17 +5,25 @@ Where a merge is refused, because the result overflows, it is refused in every o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from hypothesis import event, given
+import numpy as np
+import pytest
+from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 
-from spikemesh.checkpoint import MergeReport
+from spikemesh.checkpoint import RULES, MergeReport
+from spikemesh.checkpoint.recipe import DTYPES
 from spikemesh.errors import CheckpointError
+from spikemesh.kernels import ELEMENTS, Element, Rule, combine
+from tests.checkpoint import reference
 from tests.checkpoint.conftest import place
 from tests.checkpoint.files import torch_tensors, write_shards, write_torch
 from tests.checkpoint.strategies import Bench, Case, cases, leaf_weights, trees
+from tests.checkpoint.test_values import check_values
 
 REFUSALS = ("is beyond the range of", "are the same checkpoint, with the weights")
 """Why a merge of these cases may be refused: it is then refused in every order, too."""
@@ -31,7 +39,10 @@ def outcome(work: Callable[[], MergeReport]) -> bytes:
 
 @given(cases(), st.data())
 def test_any_order(case: Case, data: st.DataObject) -> None:
-    order = data.draw(st.permutations(range(len(case.inputs))))
+    check_order(case, data.draw(st.permutations(range(len(case.inputs)))))
+
+
+def check_order(case: Case, order: Sequence[int]) -> None:
     weights = None if case.weights is None else [case.weights[i] for i in order]
     with place() as folder:
         bench = Bench(folder, case)
@@ -79,3 +90,131 @@ def test_any_grouping(case: Case, data: st.DataObject) -> None:
         grouped = outcome(lambda: bench.merge_tree(tree, weighted))
         event("grouped" if grouped == whole else grouped.decode())
         assert grouped == whole
+
+
+# The situations that the laws must have been tried in. A strategy that no longer reaches one proves less than it says.
+
+
+def num_holders(case: Case) -> dict[str, int]:
+    return {name: sum(name in tensors for tensors in case.inputs) for tensors in case.inputs for name in tensors}
+
+
+def cancels(case: Case) -> bool:
+    """Two inputs, opposite numbers."""
+    for name in (name for tensors in case.inputs for name in tensors):
+        raws = [tensors[name] for tensors in case.inputs if name in tensors]
+        if len(raws) == 2 and raws[0].element in reference.FORMATS:
+            columns = zip(*(reference.decode(raw.element, raw.data) for raw in raws), strict=True)
+            if any(a == -b != 0 for a, b in columns):
+                return True
+    return False
+
+
+SITUATIONS: dict[str, Callable[[Case], bool]] = {
+    **{f"rule {rule}": lambda case, rule=rule: case.rule == rule for rule in RULES},
+    **{
+        f"type {name}": lambda case, name=name: any(
+            raw.element == name and raw.data for tensors in case.inputs for raw in tensors.values()
+        )
+        for name in ELEMENTS
+    },
+    **{f"result {dtype}": lambda case, dtype=dtype: case.dtype == dtype for dtype in ("keep", *DTYPES)},
+    "weights": lambda case: case.weights is not None and len(set(case.weights)) > 1,
+    "a base, a mask and weights": lambda case: None not in (case.base, case.mask, case.weights),
+    "a base that lacks a tensor": lambda case: (
+        case.base is not None and bool(num_holders(case).keys() - case.base.keys())
+    ),
+    "a base with more tensors": lambda case: (
+        case.base is not None and bool(case.base.keys() - num_holders(case).keys())
+    ),
+    "a tensor of one input alone": lambda case: len(case.inputs) > 2 and 1 in num_holders(case).values(),
+    "an input without tensors": lambda case: not all(case.inputs),
+    "a scalar": lambda case: any(raw.shape == () for tensors in case.inputs for raw in tensors.values()),
+    "an empty tensor": lambda case: any(0 in raw.shape for tensors in case.inputs for raw in tensors.values()),
+    "numbers that cancel": cancels,
+}
+
+
+def test_the_strategy_reaches_every_situation() -> None:
+    reached: set[str] = set()
+
+    @settings(max_examples=250, phases=[Phase.generate])
+    @given(cases())
+    def look(case: Case) -> None:
+        reached.update(name for name, holds in SITUATIONS.items() if name not in reached and holds(case))
+
+    look()
+    assert SITUATIONS.keys() == reached
+
+
+# The laws tested: merges with one flaw each, which they have to see.
+
+
+def keeps_the_first(rule: Rule, inputs: Any, *, weights: Any, **rest: Any) -> Any:
+    counts = combine(rule, inputs[:1], weights=weights[:1], **rest)
+    return dataclasses.replace(counts, first_bad=(-1,) * len(inputs))
+
+
+def adds_one_by_one(rule: Rule, inputs: Any, *, weights: Any, element: Element, out: Any, **rest: Any) -> Any:
+    """The mean so far with the next one, rounded each time."""
+    so_far = inputs[0]
+    for number, following in enumerate(inputs[1:], 1):
+        result, so_far = so_far, np.empty_like(so_far)
+        pair = [result, following]
+        combine(Rule.MEAN, pair, weights=[number, 1], element=element, out=so_far, out_element=element)
+    return combine(rule, [so_far], weights=[1], element=element, out=out, **rest)
+
+
+def flattens_small_numbers(rule: Rule, inputs: Any, *, element: Element, **rest: Any) -> Any:
+    """What a processor does that is told to be fast."""
+    form = reference.FORMATS[element.name]
+    flat = []
+    for data in inputs:
+        bits = data.view(f"<u{element.size_bytes}")
+        size = bits & ((1 << 8 * element.size_bytes - 1) - 1)
+        flat.append(np.where(size < 1 << form.mantissa, 0, bits).astype(bits.dtype).view(np.uint8))
+    return combine(rule, flat, element=element, **rest)
+
+
+def drops(name: str, **instead: Any) -> Callable[..., Any]:
+    def flawed(rule: Rule, inputs: Any, **arguments: Any) -> Any:
+        return combine(rule, inputs, **arguments | {name: instead.get("value", [1] * len(inputs))})
+
+    flawed.__name__ = f"forgets_{name}"
+    return flawed
+
+
+def counts_zeros(rule: Rule, inputs: Any, **arguments: Any) -> Any:
+    return combine(Rule.MEAN if rule == Rule.ACTIVE_MEAN else rule, inputs, **arguments)
+
+
+def check_reverse_order(case: Case) -> None:
+    check_order(case, range(len(case.inputs))[::-1])
+
+
+FLAWS = [
+    (keeps_the_first, check_reverse_order),
+    (adds_one_by_one, check_reverse_order),
+    (keeps_the_first, check_values),
+    (flattens_small_numbers, check_values),
+    (drops("weights"), check_values),
+    (drops("divisor", value=1), check_values),
+    (drops("base", value=None), check_values),
+    (drops("mask", value=None), check_values),
+    (counts_zeros, check_values),
+]
+
+
+@pytest.mark.parametrize(("flawed", "check"), FLAWS, ids=lambda part: part.__name__)
+def test_a_flawed_merge_is_caught(
+    flawed: Callable[..., Any], check: Callable[[Case], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spikemesh.checkpoint.engine.combine", flawed)
+
+    @settings(max_examples=400, phases=[Phase.generate])
+    @given(cases())
+    def law(case: Case) -> None:
+        check(case)
+
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        law()

@@ -59,6 +59,10 @@ def expected(case: Case) -> dict[str, list[Fraction]]:
 @settings(max_examples=120)
 @given(cases())
 def test_exact_and_rounded_once(case: Case) -> None:
+    check_values(case)
+
+
+def check_values(case: Case) -> None:
     exact = expected(case)
     with place() as folder:
         bench = Bench(folder, case)
