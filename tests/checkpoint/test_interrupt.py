@@ -28,8 +28,14 @@ def inputs(folder: Path) -> list[Path]:
     return paths
 
 
+def as_from_a_terminal() -> None:
+    """A process in the background of a shell ignores Ctrl-C, one under nohup a closed terminal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(inputs: list[Path], out: Path, *options: str) -> subprocess.Popen[str]:
-    """A merge that has begun to write. Not in the background of a shell, where Ctrl-C would be ignored."""
+    """A merge that has begun to write."""
     command = [sys.executable, "-m", "tests.checkpoint.slow_merge", str(SECONDS), "merge", *map(str, inputs)]
     running = subprocess.Popen(
         [*command, "-o", str(out), *options],
@@ -37,7 +43,7 @@ def start(inputs: list[Path], out: Path, *options: str) -> subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=as_from_a_terminal,
     )
     deadline = time.monotonic() + 60
     while not leftovers(out.parent):

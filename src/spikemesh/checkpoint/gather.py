@@ -126,14 +126,14 @@ class Gathering:
                 raise CheckpointError(
                     f"the {name} is not the one that was merged with: expected {_content_text(expected)}."
                 )
-        expected = {leaf.content for leaf in recipe.leaves}
+        contents = {leaf.content for leaf in recipe.leaves}
         copies: dict[str, list[Checkpoint]] = {}
         for checkpoint in map(self.open, given):
             content = self.content(checkpoint)
             inner = read_recipe(checkpoint.metadata, path=checkpoint.path)
-            if content in expected:
+            if content in contents:
                 copies.setdefault(content, []).append(checkpoint)
-            elif inner is None or not expected.issuperset(leaf.content for leaf in inner.leaves):
+            elif inner is None or not contents.issuperset(leaf.content for leaf in inner.leaves):
                 raise CheckpointError(f"{checkpoint.path} was not merged into this file.")
         return _checked(self._leaves(recipe, copies), extras, Options(rule=recipe.rule, dtype=recipe.dtype))
 
