@@ -369,7 +369,10 @@ class Faults:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("out", ["out", "out.safetensors"])
-def test_an_error_of_any_call_leaves_the_old_or_the_new(out: str, code: int, folder: Path) -> None:
+def test_an_error_of_any_call_leaves_the_old_or_the_new(
+    out: str, code: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "CACHED_SHARE", 0.0)
     for name, value in (("a", 1), ("b", 3)):
         (folder / name).mkdir()
         write_safetensors(folder / name / "model.safetensors", {"w": f32(value), "v": f32(2)})
@@ -398,10 +401,22 @@ def test_an_error_of_any_call_leaves_the_old_or_the_new(out: str, code: int, fol
     assert num_failed >= (12 if out == "out" else 6)
 
 
+def test_a_large_result_passes_by_the_page_cache_and_is_durable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (a,) = write(folder, a={"w": long(_5=1.5), "odd": f32(1, 2, 3)})
+    cached = merge([a], out=folder / "1.safetensors").out.read_bytes()
+    synced: list[int] = []
+    real_fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), real_fsync(fd)))
+    monkeypatch.setattr(output, "CACHED_SHARE", 0.0)
+    assert merge([a], out=folder / "2.safetensors").out.read_bytes() == cached
+    assert len(synced) >= 2, "the file, then its folder"
+
+
 def test_a_file_system_without_direct_access(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may refuse when the file is opened, or at the first write."""
     (a,) = write(folder, a={"w": long(_5=1.5)})
     plain = merge([a], out=folder / "1.safetensors").out.read_bytes()
+    monkeypatch.setattr(output, "CACHED_SHARE", 0.0)
     direct: set[int] = set()
     real_open, real_pwrite, flag = os.open, os.pwrite, os.O_DIRECT
 

@@ -1,8 +1,9 @@
 """Writing the result: a safetensors file, or a folder with shards and companions; whole, or not at all.
 
-Everything is written under a name that ends in `.unfinished`, made durable, and renamed at the end. Whole pages go to
-the disk directly, where the file system lets them: a copy in the page cache would cost more than the merge itself, push
-everything else out of memory, and then be waited for.
+Everything is written under a name that ends in `.unfinished` and renamed at the end. A result that fits into memory
+with room to spare goes through the page cache, as with `cp`: who loads it next finds it there, and the system writes
+it to the disk soon. A larger one would push everything else out of memory and then be waited for: its whole pages go to
+the disk directly, where the file system lets them, and are durable before the rename.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ SINGLE_NAME = "model.safetensors"
 WEIGHT_SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth"))
 REPLACED_SUFFIXES = WEIGHT_SUFFIXES.union(COMPANION_SUFFIXES)
 """What a folder may hold that a merge replaces."""
+CACHED_SHARE = 0.25
+"""Of the available memory: up to this a result goes through the page cache."""
 SPARE_BYTES = 16 << 20
 """What must stay free beside the result itself."""
 
 
 class OutputFile:
-    """One file being written. Whole pages whose address and offset are aligned pass by the page cache."""
+    """One file being written. If `direct`, whole pages whose address and offset are aligned pass by the page cache."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, *, direct: bool) -> None:
         self.path = path
+        self._durable = direct
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             os.ftruncate(self._fd, size)
@@ -48,6 +52,8 @@ class OutputFile:
             raise
         self._direct_fd: int | None = None
         self._retired: int | None = None
+        if not direct:
+            return
         with contextlib.suppress(OSError, AttributeError):  # not on every system, not on every file system
             self._direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
 
@@ -75,13 +81,25 @@ class OutputFile:
             _write_all(self._fd, offset, pages)
 
     def finish(self) -> None:
-        """Make everything written durable."""
-        os.fsync(self._fd)
+        """Make everything written durable, unless that is left to the system."""
+        if self._durable:
+            os.fsync(self._fd)
 
     def close(self) -> None:
         for fd in (self._fd, self._direct_fd, self._retired):
             if fd is not None:
                 os.close(fd)
+
+
+def _available_bytes() -> int:
+    """Memory that could be used without pushing out what is in use; 0 where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0
 
 
 def _write_all(fd: int, offset: int, data: Bytes) -> None:
@@ -173,6 +191,7 @@ class Output:
             else [f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
         )
         self.num_bytes = sum(tensor.size_bytes for tensor in tensors)
+        self._direct = self.num_bytes > CACHED_SHARE * _available_bytes()
         self._temporary = out.with_name(f"{out.name}.{secrets.token_hex(4)}{UNFINISHED}")
         self._aside = self._temporary.with_suffix(".old" + UNFINISHED)
         self._files: list[tuple[OutputFile, list[Entry]]] = []
@@ -191,7 +210,8 @@ class Output:
     def _create(self, path: Path, group: Sequence[TensorInfo], placeholder: Mapping[str, str]) -> None:
         entries: list[Entry] = [(t.name, t.element.name, t.shape, t.size_bytes) for t in group]
         offset = len(pack_header(entries, placeholder, alignment=PAGE_BYTES))
-        file = OutputFile(path, offset + sum(tensor.size_bytes for tensor in group))
+        size = offset + sum(tensor.size_bytes for tensor in group)
+        file = OutputFile(path, size, direct=self._direct)
         self._files.append((file, entries))
         for tensor in group:
             self._places[tensor.name] = Place(file, offset)
