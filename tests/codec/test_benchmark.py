@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks import harness
 
 ROOT = Path(__file__).parents[2]
