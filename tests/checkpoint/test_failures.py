@@ -440,6 +440,25 @@ def test_a_file_system_without_direct_access(folder: Path, monkeypatch: pytest.M
     assert merge([a], out=folder / "3.safetensors").out.read_bytes() == plain
 
 
+@pytest.mark.parametrize("out", ["out", "out.safetensors"])
+def test_what_is_replaced_was_followed_by_durable_bytes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    """Else a power cut would leave neither the old one nor the new."""
+    (a,) = write(folder, a={"w": f32(1)})
+    calls: list[str] = []
+    real_sync = output.OutputFile.sync
+    monkeypatch.setattr(output.OutputFile, "sync", lambda file: (calls.append("sync"), real_sync(file)))
+    for name in ("rename", "replace"):
+        real = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda p, q, real=real: (calls.append("rename"), real(p, q)))
+    merge([a], out=folder / out)
+    assert "sync" not in calls
+    calls.clear()
+    merge([a], out=folder / out, force=True)
+    assert calls[0] == "sync" and "rename" in calls
+
+
 # ---- inputs that change under the hand -------------------------------------------------------------------------------
 
 
@@ -457,6 +476,20 @@ class Meddler:
         if self.label == "merging" and self.meddle is not None:
             self.meddle()
             self.label = "done"
+
+
+@pytest.mark.parametrize("out", ["out", "out.safetensors"])
+def test_what_comes_to_the_place_of_the_result_meanwhile_is_kept(folder: Path, out: str) -> None:
+    (a,) = write(folder, a={"w": long()})
+    there = folder / out
+
+    def come() -> None:
+        there.mkdir() if out == "out" else there.write_bytes(b"another")
+
+    with pytest.raises(CheckpointError, match="has come there meanwhile"):
+        merge([a], out=there, progress=Meddler(come))
+    assert there.is_dir() if out == "out" else there.read_bytes() == b"another"
+    assert not leftovers(folder)
 
 
 def test_an_input_that_is_cut_off_meanwhile(folder: Path) -> None:

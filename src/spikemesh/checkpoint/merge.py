@@ -94,7 +94,7 @@ def merge(
             weights=None if weights is None else [parse_weight(weight) for weight in weights],
             options=Options(rule=rule, dtype=dtype, as_is=as_is),
         )
-        report = _write(gathered, target, shard_bytes, known, progress, num_threads, began)
+        report = _write(gathered, target, shard_bytes, force, known, progress, num_threads, began)
         _remember(known, gathered.ingredients, report)
     with closing(open_checkpoint(target)) as merged:
         known.remember(merged, report.content)
@@ -114,6 +114,7 @@ def _write(
     gathered: Gathered,
     out: Path,
     shard_bytes: int | None,
+    force: bool,
     known: KnownFiles,
     progress: Progress,
     num_threads: int | None,
@@ -133,6 +134,7 @@ def _write(
         result_metadata(carried, _unknown(gathered), UNKNOWN),
         shard_bytes=shard_bytes,
         companions=companions,
+        force=force,
     )
     try:
         engine = Engine(ingredients, output, progress)

@@ -2,8 +2,9 @@
 
 Everything is written under a name that ends in `.unfinished` and renamed at the end. A result that fits into memory
 with room to spare goes through the page cache, as with `cp`: who loads it next finds it there, and the system writes
-it to the disk soon. A larger one would push everything else out of memory and then be waited for: its whole pages go to
-the disk directly, where the file system lets them, and are durable before the rename.
+it to the disk soon, or before it replaces another one. A larger one would push everything else out of memory and then
+be waited for: its whole pages go to the disk directly, where the file system lets them, and are durable before the
+rename.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ class OutputFile:
 
     def __init__(self, path: Path, size: int, *, direct: bool) -> None:
         self.path = path
-        self._durable = direct
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             os.ftruncate(self._fd, size)
@@ -80,10 +80,9 @@ class OutputFile:
             self._retired = fd
             _write_all(self._fd, offset, pages)
 
-    def finish(self) -> None:
-        """Make everything written durable, unless that is left to the system."""
-        if self._durable:
-            os.fsync(self._fd)
+    def sync(self) -> None:
+        """Make everything written durable."""
+        os.fsync(self._fd)
 
     def close(self) -> None:
         for fd in (self._fd, self._direct_fd, self._retired):
@@ -176,12 +175,14 @@ class Output:
         *,
         shard_bytes: int | None = None,
         companions: Mapping[str, Path] | None = None,
+        force: bool = False,
     ) -> None:
         """`placeholder` is metadata of exactly the size that `finish` will bring; tensors lie in the order given.
 
         `out` is a file if it ends in .safetensors, else a folder: only that can have shards or companions.
         """
         self.out = out
+        self._force = force
         self._is_file = _is_file_name(out)
         self._companions = companions or {}
         groups = _shards(tensors, shard_bytes)
@@ -228,12 +229,18 @@ class Output:
             place.file.write(place.offset + start, data)
 
     def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write headers, index and companions, make all of it durable, and give it its name."""
+        """Write headers, index and companions, and give the result its name. What is replaced is gone then, so the new
+        bytes are durable before. `CheckpointError` if something has come there meanwhile.
+        """
         with os_errors("writing", self.out):
+            is_replacing = _is_there(self.out)
+            if is_replacing and not self._force:
+                raise CheckpointError(f"{self.out} has come there meanwhile. Choose another name, or use --force.")
             for file, entries in self._files:
                 header = pack_header(entries, metadata, alignment=PAGE_BYTES)
                 file.write(0, np.frombuffer(header, np.uint8))
-                file.finish()
+                if self._direct or is_replacing:
+                    file.sync()
             if not self._is_file:
                 self._finish_folder()
             self._rename()
