@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import event, given, settings
 
-from spikemesh.checkpoint import RULES, MergeReport, merge
+from spikemesh.checkpoint import RULES, MergeReport, merge, verify
 from spikemesh.checkpoint.content import PIECE_BYTES
 from spikemesh.checkpoint.recipe import DTYPES
 from spikemesh.errors import CheckpointError
@@ -265,6 +265,27 @@ def test_a_tensor_of_several_stretches(folder: Path, element: str, dtype: str, n
     found = (bits.astype("<u4") << 16 if result.element == "BF16" else bits).view("<f4")
     assert np.array_equal(found, mean.astype("<f4"))
     assert report.num_nonzero == np.count_nonzero(mean)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["direct", "cached"])
+def test_a_disk_gets_the_same_bytes_as_memory(
+    folder: Path, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors that begin and end anywhere in a page, past the page cache and through it."""
+    rng = np.random.default_rng(0)
+    inputs = []
+    for number in range(2):
+        tensors = {
+            f"{element}{count}": Raw(element, (count,), rng.integers(0, 50, count * width, np.uint8).tobytes())
+            for element, width in (("F32", 4), ("BF16", 2), ("F8_E5M2", 1))
+            for count in (1, 1023, 4096, 300_001)
+        }
+        inputs.append(write_safetensors(folder / f"{number}.safetensors", tensors))
+    expected = merge(inputs, out=folder / "out.safetensors").out.read_bytes()
+    monkeypatch.setattr("spikemesh.checkpoint.output.CACHED_SHARE", share)
+    assert merge(inputs, out=tmp_path / "out.safetensors").out.read_bytes() == expected
+    shards = merge(inputs, out=tmp_path / "out", shard_bytes=1_000_000)
+    assert verify(shards.out, inputs).differences == ()
 
 
 def test_a_clash_in_the_last_stretch_is_named(folder: Path) -> None:
