@@ -1,8 +1,13 @@
 // Compiled once per instruction set (ISA names the namespace), always without contraction: TwoSum needs each rounding.
 //
-// Eight coordinates are worked on at a time, in three tiers. (1) The sum in one double, its error watched; the quotient's
-// rounding is decided unless it falls half-way. (2) The sum as an exact pair of doubles, the quotient rounded to odd.
-// (3) Wide integers, one coordinate at a time. Almost everything ends in (1).
+// Eight coordinates are worked on at a time, in three tiers. (1) The sum in one double, while that is exact. (2) The sum as
+// an exact pair of doubles, the quotient rounded to odd. (3) Wide integers, one coordinate at a time. Almost everything
+// ends in (1).
+//
+// (1) rounds twice, to double and to the element type. That could only go wrong where a quotient N / D beside a number h
+// half-way between two of the type is rounded to h. But h has at most 25 bits and D 28, so h * D is a double, N is another,
+// and they are at least one last place of h * D apart; so N / D is more than half a last place from h. (Where h * D is a
+// power of two the doubles below it are closer, but then D is one too, and nothing is rounded.)
 #include "combine.hpp"
 
 #include <cmath>
@@ -191,16 +196,6 @@ INLINE void add(Sum& sum, Doubles weight, Doubles x) {
     sum.total += weight;
 }
 
-// Lanes in which rounding to double and then to the format may differ from rounding once: the double lies half-way
-// between two numbers of the format and is not exact (a quotient by a power of two is), or is so small that bits are lost.
-INLINE Longs undecided(Doubles q, Doubles by, const Format& format) {
-    const int64_t dropped = int64_t{1} << (53 - format.precision);
-    const Longs half_way = ((Longs)q & (dropped - 1)) == (dropped >> 1);
-    const Longs exact = ((Longs)by & 0x000fffffffffffff) == 0;
-    const Longs small = (magnitude(q) < format.twice_normal) & (q != 0.0);
-    return (half_way & ~exact) | small;
-}
-
 // Tier 2: (high + low) / by, rounded to odd. `low` may be the larger one after a cancellation, so the pair is brought in
 // order. Then the first quotient may be off by more than its last place, the second not, and its rest has the exact sign.
 static Doubles quotient_to_odd(const Sum& sum, Doubles by) {
@@ -325,7 +320,7 @@ static Doubles resolve_exactly(const Window& window, Lanes& lanes, const double*
     return result;
 }
 
-INLINE Doubles resolve(const Window& window, Lanes& lanes, const double* weights, int num_inputs, const Format& format) {
+INLINE Doubles resolve(const Window& window, Lanes& lanes, const double* weights, int num_inputs) {
     if (window.rule == MAX_MAGNITUDE) return furthest(lanes, num_inputs);
     Longs unsure{};
     if (window.rule == TRIMMED_MEAN) drop_ends(lanes, weights, num_inputs);
@@ -335,10 +330,9 @@ INLINE Doubles resolve(const Window& window, Lanes& lanes, const double* weights
     Doubles result = sum.high / by;
     result = sum.total == 0.0 ? lanes.base : result;
     const Longs lost = unsure | (sum.lost != 0.0);
-    if (window.out_element == F64)  // the quotient was the rounding
-        resolve_wide(window, lanes, lost, result);
-    else if (any(lost | undecided(result, by, format)))
-        return resolve_exactly(window, lanes, weights, unsure);
+    if (!any(lost)) return result;
+    if (window.out_element != F64) return resolve_exactly(window, lanes, weights, unsure);
+    resolve_wide(window, lanes, lost, result);
     return result;
 }
 
@@ -379,7 +373,7 @@ INLINE void combine_lanes(const Window& window, const Place& place, int64_t offs
     if constexpr (element == F64)
         resolve_wide(window, lanes, ~Longs{}, exact);
     else
-        exact = resolve(window, lanes, weights, num_inputs, format);
+        exact = resolve(window, lanes, weights, num_inputs);
     exact = bad ? Doubles{} : exact;
     const Doubles written = encode(out_element, format, exact, place.out + offset * format.size);
     tally.bad |= bad;
@@ -535,8 +529,8 @@ static void scan_as(const uint8_t* data, int64_t size, Scan& result) {
         const Longs counted = (magnitude(v) <= kLargest) & real;
         nonzero -= v != 0.0;
         finite -= counted;
-        smallest = counted & (v < smallest) ? v : smallest;
-        largest = counted & (v > largest) ? v : largest;
+        smallest = (counted & (v < smallest)) ? v : smallest;
+        largest = (counted & (v > largest)) ? v : largest;
     }
     result.nonzero = total_of(nonzero);
     result.non_finite = size - total_of(finite);

@@ -9,11 +9,10 @@ namespace spikemesh {
 enum Element : int { F64 = 0, F32 = 1, F16 = 2, BF16 = 3, F8_E4M3 = 4, F8_E5M2 = 5 };
 
 struct Format {
-    int size;             // bytes
-    int precision;        // significand bits, the hidden one included
-    int min_exponent;     // of the smallest normal number
-    double largest;       // finite
-    double twice_normal;  // twice the smallest normal number
+    int size;          // bytes
+    int precision;     // significand bits, the hidden one included
+    int min_exponent;  // of the smallest normal number
+    double largest;    // finite
 };
 
 constexpr int size_of(int element) {
@@ -22,13 +21,13 @@ constexpr int size_of(int element) {
 
 static inline Format format_of(int element) {
     switch (element) {
-        case F64: return {8, 53, -1022, 0x1.fffffffffffffp1023, 0x1p-1021};
-        case F32: return {4, 24, -126, 0x1.fffffep127, 0x1p-125};
-        case F16: return {2, 11, -14, 65504.0, 0x1p-13};
-        case BF16: return {2, 8, -126, 0x1.fep127, 0x1p-125};
-        case F8_E4M3: return {1, 4, -6, 448.0, 0x1p-5};
-        case F8_E5M2: return {1, 3, -14, 57344.0, 0x1p-13};
-        default: return {0, 0, 0, 0.0, 0.0};
+        case F64: return {8, 53, -1022, 0x1.fffffffffffffp1023};
+        case F32: return {4, 24, -126, 0x1.fffffep127};
+        case F16: return {2, 11, -14, 65504.0};
+        case BF16: return {2, 8, -126, 0x1.fep127};
+        case F8_E4M3: return {1, 4, -6, 448.0};
+        case F8_E5M2: return {1, 3, -14, 57344.0};
+        default: return {0, 0, 0, 0.0};
     }
 }
 
