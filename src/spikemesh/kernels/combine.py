@@ -88,7 +88,7 @@ def combine(
     `inputs` and `base` are raw bytes of float `element`s, `out` of `out_element`s, `mask` is one byte per coordinate.
     The result depends on the set of (input, weight) pairs alone, not on their order. Weights are positive integers;
     `divisor` is what `Rule.SUM` divides by. A zero is +0. Where the counts tell of what is not finite or beyond the
-    range, the result means nothing. Raises `ValueError` for sizes that do not fit.
+    range, the result means nothing. `out` may not overlap the rest. Raises `ValueError` for sizes that do not fit.
     """
     held, nonzero, vanished, first_overflow, first_bad, first_bad_base = _implementation().combine(
         int(rule), list(inputs), list(weights), divisor, base, mask, _code(element), _code(out_element), out
