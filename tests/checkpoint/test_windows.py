@@ -88,8 +88,12 @@ def test_ctrl_c_ends_it_and_all_threads() -> None:
         time.sleep(0.005)
         done.append(item)
 
-    with pytest.raises(KeyboardInterrupt):
-        for_each(range(10_000), work, num_threads=2)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            for_each(range(10_000), work, num_threads=2)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert threading.active_count() == before
     assert len(done) < 200
 
