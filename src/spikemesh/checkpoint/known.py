@@ -39,9 +39,7 @@ class KnownFiles:
         self._folder = folder or cache_folder()
 
     def remember(self, checkpoint: Checkpoint, content: str) -> None:
-        """That `checkpoint`, as its files were when they were opened, has this content; unless they changed since."""
-        if not all(file.is_untouched for file in checkpoint.files):
-            return
+        """That `checkpoint`, as its files were when they were opened, has this content."""
         with self._open() as database:
             if database is not None:
                 row = (_key(checkpoint.path), _text(checkpoint.files), content)

@@ -92,11 +92,7 @@ def for_each(items: Iterable[Item], work: Callable[[Item, Buffers], None], *, nu
                 item = next(waiting, None)
             if item is None:
                 return
-            try:
-                work(item, buffers)
-            except BaseException:
-                stop.set()
-                raise
+            work(item, buffers)
 
     count = num_threads or default_threads()
     with ThreadPoolExecutor(count) as pool:
