@@ -440,6 +440,20 @@ def test_a_file_system_without_direct_access(folder: Path, monkeypatch: pytest.M
     assert merge([a], out=folder / "3.safetensors").out.read_bytes() == plain
 
 
+def test_reads_and_writes_that_are_cut_short_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a system may do at any time."""
+    tensors = {"w": Raw("F32", (5000,), np.arange(5000, dtype="<f4").tobytes()), "v": f32(1, 2)}
+    (a,) = write(folder, a=tensors)
+    whole = merge([a], out=folder / "1.safetensors").out.read_bytes()
+    pwrite, preadv = os.pwrite, os.preadv
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:1001], at))
+    monkeypatch.setattr(os, "preadv", lambda fd, outs, at: preadv(fd, [outs[0][:999]], at))
+    assert merge([a], out=folder / "2.safetensors").out.read_bytes() == whole
+    monkeypatch.setattr(output, "CACHED_SHARE", 0.0)
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:4096], at))
+    assert merge([a], out=folder / "3.safetensors").out.read_bytes() == whole
+
+
 @pytest.mark.parametrize("out", ["out", "out.safetensors"])
 def test_what_is_replaced_was_followed_by_durable_bytes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, out: str

@@ -307,6 +307,14 @@ def test_what_all_inputs_say_is_carried_however_they_are_grouped(folder: Path) -
     assert grouped.out.read_bytes() == flat.out.read_bytes()
 
 
+def test_copies_that_contradict_each_other_say_nothing(folder: Path) -> None:
+    words = [{"step": "1", "z": "z"}, {"step": "2", "z": "z"}]
+    a, copy = (write_safetensors(folder / f"{i}.safetensors", {"w": f32(0)}, said) for i, said in enumerate(words))
+    b = write_safetensors(folder / "b.safetensors", {"w": f32(1)}, words[0])
+    for number, order in enumerate(([a, copy, b], [copy, a, b], [b, copy, a])):
+        assert carried(merge(order, out=folder / f"out{number}.safetensors")) == {"format": "pt", "z": "z"}
+
+
 def test_a_format_that_all_inputs_name_is_kept(folder: Path) -> None:
     paths = [write_safetensors(folder / f"{i}.safetensors", {"w": f32(i)}, {"format": "mlx"}) for i in range(2)]
     assert carried(merge(paths, out=folder / "out.safetensors")) == {"format": "mlx"}
