@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spikemesh.codec.container import pack_header
+from spikemesh.files.container import pack_header
 from spikemesh.kernels import ELEMENTS
 
 

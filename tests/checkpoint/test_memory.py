@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spikemesh.checkpoint import inspect
-from spikemesh.codec.container import Entry, pack_header
+from spikemesh.files.container import Entry, pack_header
 from tests.checkpoint.files import write_torch
 
 ROOT = Path(__file__).parent.parent.parent

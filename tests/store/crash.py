@@ -20,7 +20,8 @@ from blake3 import blake3
 from tests.store.samples import chunk, contents, row, sum_digest
 
 from spikemesh.errors import StoreError, StoreFull
-from spikemesh.store import Store, write_file_atomic
+from spikemesh.files import write_file_atomic
+from spikemesh.store import Store
 
 KILL, TORN = 0, -1
 BLOB = blake3(b"blob").digest(3000)

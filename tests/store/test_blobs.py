@@ -8,7 +8,8 @@ import pytest
 from blake3 import blake3
 
 from spikemesh.errors import BlobMissing, StoreBusy, StoreCorrupt, StoreError
-from spikemesh.store import Store, write_file_atomic
+from spikemesh.files import write_file_atomic
+from spikemesh.store import Store
 
 DATA = b"some delta"
 HASH = blake3(DATA).digest()

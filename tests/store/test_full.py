@@ -11,7 +11,8 @@ import pytest
 from tests.store.samples import chunk, contents, row, sum_digest
 
 from spikemesh.errors import StoreError, StoreFull
-from spikemesh.store import Store, write_file_atomic
+from spikemesh.files import write_file_atomic
+from spikemesh.store import Store
 
 CHUNK_BYTES = 100_000
 

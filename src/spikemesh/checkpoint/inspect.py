@@ -112,21 +112,8 @@ def _look(tensor: Tensor, data: np.ndarray) -> tuple[int, int, tuple[float, floa
         seen = scan(data, tensor.element)
         finite = len(data) // tensor.element.size_bytes - seen.non_finite
         return seen.nonzero, seen.non_finite, (seen.smallest, seen.largest) if finite else None
-    values = data.view(INTEGERS[tensor.element.name])
+    values = data.view("u1" if tensor.element.kind == "bool" else tensor.element.numpy)
     return int(np.count_nonzero(values)), 0, (float(values.min()), float(values.max())) if len(values) else None
-
-
-INTEGERS = {
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "<i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "<u1",
-    "BOOL": "<u1",
-}
 
 
 def _report(checkpoint: Checkpoint, sums: dict[str, _Sums], content: str, known: KnownFiles) -> InspectReport:

@@ -20,7 +20,7 @@ from spikemesh.checkpoint.plan import partly_held
 from spikemesh.checkpoint.recipe import CONTENT_KEY, METADATA_KEY, Recipe, parse_weight
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.checkpoint.windows import SILENT, Progress
-from spikemesh.store.rim import os_errors
+from spikemesh.files.rim import os_errors
 
 PathLike = str | Path
 

@@ -12,7 +12,7 @@ from spikemesh.checkpoint.safetensors_file import open_safetensors
 from spikemesh.checkpoint.source import Checkpoint, SeenFile, Tensor
 from spikemesh.checkpoint.torch_file import open_torch
 from spikemesh.errors import CheckpointError, InvalidData
-from spikemesh.store.rim import os_errors
+from spikemesh.files.rim import os_errors
 
 INDEX_SUFFIX = ".index.json"
 MAX_INDEX_BYTES = 64 << 20

@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,10 @@ import numpy as np
 from spikemesh.checkpoint.opening import COMPANION_SUFFIXES
 from spikemesh.checkpoint.source import TensorInfo
 from spikemesh.checkpoint.windows import PAGE_BYTES, Bytes
-from spikemesh.codec.container import Entry, pack_header
 from spikemesh.errors import CheckpointError, StoreFull
-from spikemesh.store.files import UNFINISHED, sync, write_file_atomic
-from spikemesh.store.rim import os_errors
+from spikemesh.files.container import Entry, pack_header
+from spikemesh.files.rim import os_errors
+from spikemesh.files.whole import UNFINISHED, sync, write_file_atomic
 
 SINGLE_NAME = "model.safetensors"
 WEIGHT_SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth"))
@@ -50,6 +51,8 @@ class OutputFile:
         except BaseException:
             os.close(self._fd)
             raise
+        # The system lets one thread at a time write into a cached file, and the others spin. Here they sleep.
+        self._turn = threading.Lock()
         self._direct_fd: int | None = None
         self._retired: int | None = None
         if not direct:
@@ -64,7 +67,8 @@ class OutputFile:
         aligned = (data.ctypes.data + first) % PAGE_BYTES == 0
         direct_fd = self._direct_fd
         if direct_fd is None or not aligned or last <= first:
-            _write_all(self._fd, offset, data)
+            with self._turn:
+                _write_all(self._fd, offset, data)
             return
         _write_all(self._fd, offset, data[:first])
         self._write_pages(direct_fd, offset + first, data[first:last])

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from spikemesh.checkpoint.source import Checkpoint, SeenFile, Tensor
 from spikemesh.errors import InvalidData
+from spikemesh.files.rim import os_errors
 from spikemesh.kernels import ELEMENTS
-from spikemesh.store.rim import os_errors
 
 LENGTH_BYTES = 8
 

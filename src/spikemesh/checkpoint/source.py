@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spikemesh.errors import StoreError
+from spikemesh.files.rim import os_errors
 from spikemesh.kernels import Element
-from spikemesh.store.rim import os_errors
 
 Reader = Callable[[int, memoryview], None]
 """`read(start_byte, out)` fills `out` with the tensor's bytes from `start_byte` on; any thread may call it."""

@@ -21,8 +21,8 @@ import msgspec
 from spikemesh.codec import decode_genesis, encode_genesis, run_id
 from spikemesh.crdt import Genesis
 from spikemesh.errors import InvalidData, StoreCorrupt, TicketError
+from spikemesh.files import write_file_atomic
 from spikemesh.node import NodeStatistics
-from spikemesh.store import write_file_atomic
 from spikemesh.transport import PeerAddress
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from spikemesh.codec import read_metadata, read_tensor_file, write_tensors
 from spikemesh.crdt import Genesis
 from spikemesh.errors import InvalidData, TicketError
-from spikemesh.store import write_file_atomic
+from spikemesh.files import write_file_atomic
 
 if TYPE_CHECKING:
     from spikemesh.snn import SpikingLM

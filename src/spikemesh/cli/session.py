@@ -19,6 +19,7 @@ from spikemesh.cli.folder import RunFolder
 from spikemesh.codec import encode_ticket, read_tensors, run_id
 from spikemesh.crdt import Genesis
 from spikemesh.errors import PeerUnreachable, StoreCorrupt
+from spikemesh.files import write_file_atomic
 from spikemesh.node import (
     Door,
     Identity,
@@ -30,7 +31,7 @@ from spikemesh.node import (
     fetch_blob,
     fetch_genesis,
 )
-from spikemesh.store import Store, write_file_atomic
+from spikemesh.store import Store
 from spikemesh.transport import Metered, PeerAddress, Transport
 from spikemesh.transport.p2p import P2PTransport
 

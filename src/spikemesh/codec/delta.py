@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spikemesh.codec import rice
-from spikemesh.codec.container import HEADER_LENGTH, pack_header
 from spikemesh.codec.quantiser import MAX_SCALE, NUM_CODES, TABLES, Table, dequantise, num_blocks, quanta
 from spikemesh.crdt import CHUNK_COORDINATES, Delta
 from spikemesh.errors import InvalidData
+from spikemesh.files.container import HEADER_LENGTH, pack_header
 
 FORMAT = "spikemesh.delta.1"
 

@@ -11,25 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, deserialize
 
-from spikemesh.codec.container import HEADER_LENGTH, pack_header
 from spikemesh.errors import InvalidData
+from spikemesh.files.container import HEADER_LENGTH, pack_header
+from spikemesh.kernels import ELEMENTS
 
 Array = npt.NDArray[Any]
 
-DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "<i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "<u1",
-    "BOOL": "|b1",
-}
+DTYPES = {name: element.numpy for name, element in ELEMENTS.items() if element.numpy}
 _NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 

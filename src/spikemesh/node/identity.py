@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spikemesh.errors import StoreCorrupt
-from spikemesh.store import write_file_atomic
+from spikemesh.files import write_file_atomic
 
 SECRET_BYTES = 32
 

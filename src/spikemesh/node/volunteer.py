@@ -20,11 +20,11 @@ from blake3 import blake3
 
 from spikemesh.codec import bounded_past, read_tensor_file, sign_record, write_tensors
 from spikemesh.crdt import CausalContext, Contribution, RecordSet, Replica
+from spikemesh.files import write_file_atomic
 from spikemesh.node.clock import Clock
 from spikemesh.node.identity import Identity
 from spikemesh.node.node import Node
 from spikemesh.node.statistics import VolunteerStatistics
-from spikemesh.store import write_file_atomic
 
 Theta = npt.NDArray[np.float32]
 

@@ -4,7 +4,6 @@ The invariants, and the write order that follows from them, are in `docs/design/
 """
 
 from spikemesh.store.blobs import BlobStore
-from spikemesh.store.files import write_file_atomic
 from spikemesh.store.store import RecordRow, SavedSum, Store
 
-__all__ = ["BlobStore", "RecordRow", "SavedSum", "Store", "write_file_atomic"]
+__all__ = ["BlobStore", "RecordRow", "SavedSum", "Store"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from spikemesh.errors import BlobMissing, StoreCorrupt
-from spikemesh.store.files import discard, make_folder, remove_unfinished, sync, write_unfinished
-from spikemesh.store.rim import os_errors
+from spikemesh.files.rim import os_errors
+from spikemesh.files.whole import discard, make_folder, remove_unfinished, sync, write_unfinished
 
 HASH_BYTES = 32
 

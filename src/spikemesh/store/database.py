@@ -11,8 +11,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from spikemesh.errors import StoreError
-from spikemesh.store.files import sync
-from spikemesh.store.rim import corrupt, os_errors, sqlite_errors
+from spikemesh.files.rim import corrupt, os_errors, sqlite_errors
+from spikemesh.files.whole import sync
 
 FORMAT = 1
 """`user_version` of the file. A reader refuses every other number."""

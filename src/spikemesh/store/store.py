@@ -12,10 +12,10 @@ from types import TracebackType
 from blake3 import blake3
 
 from spikemesh.errors import StoreError
+from spikemesh.files.rim import corrupt, os_errors
+from spikemesh.files.whole import folder_lock, make_folder, remove_unfinished, sync
 from spikemesh.store.blobs import BlobStore
 from spikemesh.store.database import Database, make_seal
-from spikemesh.store.files import folder_lock, make_folder, remove_unfinished, sync
-from spikemesh.store.rim import corrupt, os_errors
 
 ID_BYTES = 32
 MAX_SEQ = (1 << 63) - 1

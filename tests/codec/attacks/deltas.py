@@ -9,7 +9,7 @@ import numpy as np
 from tests.codec.examples import CHUNK, DELTA
 
 from spikemesh.codec import encode_delta
-from spikemesh.codec.container import pack_header
+from spikemesh.files.container import pack_header
 
 NUM_COORDINATES = DELTA.num_coordinates
 

@@ -15,7 +15,8 @@ import msgspec
 
 from spikemesh.cli.folder import RunFolder
 from spikemesh.codec import decode_genesis, encode_genesis, read_tensor_file
-from spikemesh.store import Store, write_file_atomic
+from spikemesh.files import write_file_atomic
+from spikemesh.store import Store
 
 BASELINE_SEED = 7_777
 TIMEOUT_S = 3600.0

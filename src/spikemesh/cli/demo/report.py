@@ -27,7 +27,7 @@ from spikemesh.cli.demo.readable import bytes_text, decimal_text, duration_text,
 from spikemesh.cli.demo.wording import check_text, gain_text, ratio_text
 from spikemesh.cli.hardware import Hardware
 from spikemesh.errors import InvalidData, StoreError
-from spikemesh.store import write_file_atomic
+from spikemesh.files import write_file_atomic
 
 __all__ = [
     "Check",

@@ -8,7 +8,7 @@ import msgspec
 
 from spikemesh.cli.demo.report import Event, HistoryPoint
 from spikemesh.errors import SpikemeshError, StoreCorrupt
-from spikemesh.store import write_file_atomic
+from spikemesh.files import write_file_atomic
 
 
 class Stage(msgspec.Struct, kw_only=True):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spikemesh.errors import StoreBusy
-from spikemesh.store.rim import os_errors
+from spikemesh.files.rim import os_errors
 
 UNFINISHED = ".unfinished"
 """How the name of a file ends until it is complete. After a crash, `remove_unfinished` finds it by this."""
