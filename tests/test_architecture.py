@@ -53,7 +53,7 @@ ROOMS: Mapping[str, Room] = {
     "checkpoint": _room(
         "merging files needs no torch; only reading a .pt file does, late",
         "kernels files",
-        "numpy safetensors blake3 msgspec",
+        "numpy safetensors blake3 xxhash msgspec",
         "torch",
     ),
     "node": _room(

@@ -38,9 +38,9 @@ def checkpoint(path: Path) -> Iterator[Checkpoint]:
 
 
 def test_what_was_remembered_is_found(known: KnownFiles, checkpoint: Checkpoint, path: Path) -> None:
-    assert known.content_of(checkpoint) is None and known.find(CONTENT) is None
+    assert known.hash_of(checkpoint) is None and known.find(CONTENT) is None
     known.remember(checkpoint, CONTENT)
-    assert known.content_of(checkpoint) == CONTENT
+    assert known.hash_of(checkpoint) == CONTENT
     assert known.find(CONTENT) == path.resolve()
     assert known.find("d" * 64) is None
     known.remember(checkpoint, "d" * 64)
@@ -51,7 +51,7 @@ def test_a_file_is_known_under_each_of_its_names(known: KnownFiles, checkpoint: 
     known.remember(checkpoint, CONTENT)
     (folder / "link.safetensors").symlink_to(checkpoint.path)
     with closing(open_checkpoint(folder / "link.safetensors")) as linked:
-        assert known.content_of(linked) == CONTENT
+        assert known.hash_of(linked) == CONTENT
 
 
 def touch(path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_file_that_was_touched_is_not_known(
     assert known.find("d" * 64) is None
     if path.exists() and path.stat().st_size > 10:
         with closing(open_checkpoint(path)) as again:
-            assert known.content_of(again) is None
+            assert known.hash_of(again) is None
 
 
 def test_one_shard_that_was_touched_is_enough(known: KnownFiles, folder: Path) -> None:
@@ -115,7 +115,7 @@ def a_folder(cache: Path) -> None:
 def another_table(cache: Path) -> None:
     cache.mkdir()
     with closing(sqlite3.connect(cache / "checkpoints.sqlite")) as database:
-        database.execute("CREATE TABLE seen (something INTEGER)")
+        database.execute("CREATE TABLE hashes (something INTEGER)")
         database.commit()
 
 
@@ -125,7 +125,8 @@ def wrong_rows(cache: Path) -> None:
         for number, files in enumerate(
             ("[", "7", "[7]", '[["a"]]', '[["a", 1, 2, 3, 4, 5]]', '{"a": 1}', "\ud800" * 0)
         ):
-            database.execute("INSERT INTO seen VALUES (?, ?, ?)", (b"/%d" % number, files, CONTENT))
+            row = (b"/%d" % number, "content", files, CONTENT)
+            database.execute("INSERT INTO hashes VALUES (?, ?, ?, ?)", row)
         database.commit()
 
 
@@ -175,8 +176,8 @@ def test_a_cache_that_is_locked_is_not_waited_for_long(
     with closing(sqlite3.connect(folder / "cache" / "checkpoints.sqlite")) as other:
         other.execute("BEGIN EXCLUSIVE")
         known.remember(checkpoint, "d" * 64)
-        assert known.content_of(checkpoint) is None and known.find(CONTENT) is None
-    assert known.content_of(checkpoint) == CONTENT
+        assert known.hash_of(checkpoint) is None and known.find(CONTENT) is None
+    assert known.hash_of(checkpoint) == CONTENT
 
 
 def test_two_merges_at_once(folder: Path) -> None:
@@ -211,4 +212,4 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, folder: Path, check
     assert cache_folder() is None
     known = KnownFiles()
     known.remember(checkpoint, CONTENT)
-    assert known.find(CONTENT) is None and known.content_of(checkpoint) is None
+    assert known.find(CONTENT) is None and known.hash_of(checkpoint) is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spikemesh.checkpoint import RULES, Leaf, MergeReport, Recipe, merge, read_recipe
 from spikemesh.checkpoint.known import CACHE_VARIABLE
-from spikemesh.checkpoint.recipe import CONTENT_KEY, DTYPES, METADATA_KEY, integer_weights, parse_weight
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, DTYPES, METADATA_KEY, integer_weights, parse_weight
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.kernels import MAX_INPUTS, MAX_WEIGHT
 from tests.checkpoint.files import f32, read_metadata, read_safetensors, values, write_safetensors
@@ -194,7 +194,7 @@ def test_a_group_weighs_what_its_members_weigh(three: list[Path], folder: Path) 
     assert grouped.out.read_bytes() == flat.out.read_bytes()
     assert {leaf.weight for leaf in flat.recipe.leaves} == {Fraction(1, 2), Fraction(3, 10), Fraction(1, 5)}
     assert read_recipe(read_metadata(flat.out)) == flat.recipe == grouped.recipe
-    assert read_metadata(flat.out)[CONTENT_KEY] == flat.content
+    assert read_metadata(flat.out)[CHECKSUM_KEY] == flat.checksum
     halved = merge([folder / "ab.safetensors"], out=folder / "3.safetensors", weights=["1/2"])
     assert {leaf.weight for leaf in halved.recipe.leaves} == {Fraction(1, 4), Fraction(3, 20)}
 
@@ -286,7 +286,7 @@ def test_a_merge_that_was_changed_does_not_stand_for_its_leaves(three: list[Path
 
 
 def carried(report: MergeReport) -> dict[str, str]:
-    return {k: v for k, v in read_metadata(report.out).items() if k not in (METADATA_KEY, CONTENT_KEY)}
+    return {k: v for k, v in read_metadata(report.out).items() if k not in (METADATA_KEY, CHECKSUM_KEY)}
 
 
 def test_what_all_inputs_say_is_carried_however_they_are_grouped(folder: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from spikemesh.checkpoint import IN_METADATA, VerifyReport, inspect, merge, verify
 from spikemesh.checkpoint.content import PIECE_BYTES
 from spikemesh.checkpoint.known import CACHE_VARIABLE
-from spikemesh.checkpoint.recipe import CONTENT_KEY, METADATA_KEY
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, METADATA_KEY
 from spikemesh.errors import CheckpointError, InvalidData
 from tests.checkpoint.conftest import place
 from tests.checkpoint.files import (
@@ -123,8 +123,8 @@ def rewrite(out: Path, change: Callable[[dict[str, Raw], dict[str, str]], object
         (lambda _, m: m.update(model="n"), [IN_METADATA + "model"]),
         (lambda _, m: m.pop("model"), [IN_METADATA + "model"]),
         (lambda _, m: m.pop("format"), [IN_METADATA + "format"]),
-        (lambda _, m: m.pop(CONTENT_KEY), [IN_METADATA + CONTENT_KEY]),
-        (lambda _, m: m.update({CONTENT_KEY: "0" * 64}), [IN_METADATA + CONTENT_KEY]),
+        (lambda _, m: m.pop(CHECKSUM_KEY), [IN_METADATA + CHECKSUM_KEY]),
+        (lambda _, m: m.update({CHECKSUM_KEY: "0" * 64}), [IN_METADATA + CHECKSUM_KEY]),
         (lambda _, m: m.update({METADATA_KEY: m[METADATA_KEY] + " "}), [IN_METADATA + METADATA_KEY]),
         (lambda _, m: m.update(note="written by another program"), []),
         (lambda t, _: t.update(dict(reversed(list(t.items())))), []),
@@ -155,7 +155,7 @@ def test_another_recipe_is_another_result(inputs: list[Path], folder: Path) -> N
         metadata[METADATA_KEY] = json.dumps(recipe, separators=(",", ":"))
 
     rewrite(out, change)
-    assert names(verify(out, inputs)) == [IN_METADATA + CONTENT_KEY, "v", "w"]
+    assert names(verify(out, inputs)) == [IN_METADATA + CHECKSUM_KEY, "v", "w"]
 
 
 # ---- inputs ----------------------------------------------------------------------------------------------------------

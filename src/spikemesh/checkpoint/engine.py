@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from spikemesh.checkpoint.content import PIECE_BYTES, ContentHash
+from spikemesh.checkpoint.content import CHECKSUM, PIECE_BYTES, TreeHash
 from spikemesh.checkpoint.plan import MergedTensor
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.windows import SILENT, Buffers, Bytes, Progress, Stretch, for_each, stretches
@@ -64,7 +64,7 @@ class Ingredients:
 
 
 class Engine:
-    """One run over the ingredients. After `run`, `tally` and the content hashes are complete."""
+    """One run over the ingredients. After `run`, `tally` and the hashes are complete."""
 
     def __init__(self, ingredients: Ingredients, sink: Sink, progress: Progress = SILENT) -> None:
         self._ingredients = ingredients
@@ -72,10 +72,10 @@ class Engine:
         self._progress = progress
         self._lock = threading.Lock()
         self.tally = Tally()
-        self.input_hashes = [ContentHash(checkpoint.tensors) for checkpoint in ingredients.inputs]
+        self.input_hashes = [TreeHash(checkpoint.tensors) for checkpoint in ingredients.inputs]
         self.base_hash = _hash_of(ingredients.base)
         self.mask_hash = _hash_of(ingredients.mask)
-        self.out_hash = ContentHash({tensor.name: tensor.result for tensor in ingredients.tensors})
+        self.checksum = TreeHash({tensor.name: tensor.result for tensor in ingredients.tensors}, CHECKSUM)
 
     def run(self, num_threads: int | None = None) -> None:
         """Do all of it, once. Raises what a worker raised: `InvalidData` or `CheckpointError` that names the tensor."""
@@ -96,10 +96,10 @@ class Engine:
                 for stretch in () if id(rest) in used else stretches(rest.size_bytes, PIECE_BYTES):
                     yield partial(self._hash_only, rest, stretch, collected)
 
-    def _hash_only(self, tensor: Tensor, stretch: Stretch, collected: ContentHash, buffers: Buffers) -> None:
+    def _hash_only(self, tensor: Tensor, stretch: Stretch, collected: TreeHash, buffers: Buffers) -> None:
         self._read(tensor, stretch.start, stretch.count, collected, buffers(0, stretch.count))
 
-    def _read(self, tensor: Tensor, start: int, size: int, collected: ContentHash, buffer: Bytes) -> Bytes:
+    def _read(self, tensor: Tensor, start: int, size: int, collected: TreeHash, buffer: Bytes) -> Bytes:
         """Bytes start..start+size of a tensor, hashed on the way."""
         tensor.read(start, buffer.data)
         collected.add(tensor.name, start, buffer)
@@ -120,7 +120,7 @@ class Engine:
             self._combine(tensor, stretch, values, out, buffers)
         else:
             out[:] = self._agreed(tensor, stretch, values)
-        self.out_hash.add(tensor.name, out_start, out)
+        self.checksum.add(tensor.name, out_start, out)
         self._sink.write(tensor.name, out_start, out)
 
     def _combine(
@@ -185,8 +185,8 @@ class Engine:
         return values[0]
 
 
-def _hash_of(checkpoint: Checkpoint | None) -> ContentHash | None:
-    return None if checkpoint is None else ContentHash(checkpoint.tensors)
+def _hash_of(checkpoint: Checkpoint | None) -> TreeHash | None:
+    return None if checkpoint is None else TreeHash(checkpoint.tensors)
 
 
 def _nonzero(data: Bytes, element: Element) -> Bytes:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from spikemesh.checkpoint.content import content_hash, sample_hash
+from spikemesh.checkpoint.content import CHECKSUM, CONTENT, Kind, sample_hash, tree_hash
 from spikemesh.checkpoint.engine import Ingredients
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.plan import plan
-from spikemesh.checkpoint.recipe import CONTENT_KEY, DTYPES, RULES, Leaf, Recipe, integer_weights, read_recipe
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, DTYPES, RULES, Leaf, Recipe, integer_weights, read_recipe
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.checkpoint.windows import Progress
 from spikemesh.errors import CheckpointError, InvalidData
@@ -81,11 +81,14 @@ class Gathering:
 
     def content(self, checkpoint: Checkpoint) -> str:
         """Its content hash: remembered if its files have not been touched since, else by reading all of it."""
-        content = self._known.content_of(checkpoint)
-        if content is None:
-            content = content_hash(checkpoint, self._progress)
-            self._known.remember(checkpoint, content)
-        return content
+        return self._hash(checkpoint, CONTENT)
+
+    def _hash(self, checkpoint: Checkpoint, kind: Kind) -> str:
+        value = self._known.hash_of(checkpoint, kind)
+        if value is None:
+            value = tree_hash(checkpoint, kind, self._progress)
+            self._known.remember(checkpoint, value, kind)
+        return value
 
     def gather(
         self,
@@ -185,11 +188,11 @@ class Gathering:
         copies: dict[str, list[Checkpoint]] = {}
         merges: dict[str, list[Checkpoint]] = {}
         for checkpoint, recipe, factor in zip(opened, recipes, factors, strict=True):
-            content = self.content(checkpoint)
             if recipe is None:
+                content = self.content(checkpoint)
                 copies.setdefault(content, []).append(checkpoint)
                 recipe = replace(joined, leaves=frozenset({Leaf(content)}))
-            elif content != checkpoint.metadata.get(CONTENT_KEY):
+            elif self._hash(checkpoint, CHECKSUM) != checkpoint.metadata.get(CHECKSUM_KEY):
                 raise CheckpointError(
                     f"{checkpoint.path} was merged from {len(recipe.leaves)} files and changed afterwards, so it "
                     "cannot stand for them. Take it as it is with --as-is."

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spikemesh.checkpoint.content import PIECE_BYTES, ContentHash
+from spikemesh.checkpoint.content import CHECKSUM, PIECE_BYTES, TreeHash
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
-from spikemesh.checkpoint.recipe import CONTENT_KEY, Recipe, read_recipe
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, Recipe, read_recipe
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.windows import SILENT, Buffers, Progress, Stretch, for_each, stretches
 from spikemesh.kernels import scan
@@ -42,6 +42,7 @@ class InspectReport:
 
     path: Path
     content: str
+    checksum: str
     size_bytes: int
     tensors: tuple[TensorReport, ...]
     left_out: tuple[str, ...]
@@ -90,20 +91,21 @@ def inspect(path: str | Path, *, progress: Progress = SILENT, num_threads: int |
     known = KnownFiles()
     with closing(open_checkpoint(Path(path))) as checkpoint:
         sums = {name: _Sums() for name in checkpoint.tensors}
-        content = ContentHash(checkpoint.tensors)
+        content, checksum = TreeHash(checkpoint.tensors), TreeHash(checkpoint.tensors, CHECKSUM)
 
         def look(item: tuple[Tensor, Stretch], buffers: Buffers) -> None:
             tensor, stretch = item
             data = buffers(0, stretch.count)
             tensor.read(stretch.start, data.data)
             content.add(tensor.name, stretch.start, data)
+            checksum.add(tensor.name, stretch.start, data)
             sums[tensor.name].add(*_look(tensor, data))
             progress.advance(stretch.count)
 
         progress.begin(f"reading {checkpoint.path.name}", checkpoint.size_bytes)
         tensors = checkpoint.tensors.values()
         for_each(((t, s) for t in tensors for s in stretches(t.size_bytes, PIECE_BYTES)), look, num_threads=num_threads)
-        return _report(checkpoint, sums, content.hexdigest(), known)
+        return _report(checkpoint, sums, content.hexdigest(), checksum.hexdigest(), known)
 
 
 def _look(tensor: Tensor, data: np.ndarray) -> tuple[int, int, tuple[float, float] | None]:
@@ -116,7 +118,9 @@ def _look(tensor: Tensor, data: np.ndarray) -> tuple[int, int, tuple[float, floa
     return int(np.count_nonzero(values)), 0, (float(values.min()), float(values.max())) if len(values) else None
 
 
-def _report(checkpoint: Checkpoint, sums: dict[str, _Sums], content: str, known: KnownFiles) -> InspectReport:
+def _report(
+    checkpoint: Checkpoint, sums: dict[str, _Sums], content: str, checksum: str, known: KnownFiles
+) -> InspectReport:
     recipe = read_recipe(checkpoint.metadata, path=checkpoint.path)
     known.remember(checkpoint, content)
     reports = []
@@ -137,10 +141,11 @@ def _report(checkpoint: Checkpoint, sums: dict[str, _Sums], content: str, known:
     return InspectReport(
         path=checkpoint.path,
         content=content,
+        checksum=checksum,
         size_bytes=checkpoint.size_bytes,
         tensors=tuple(reports),
         left_out=checkpoint.left_out,
         recipe=recipe,
-        unchanged=recipe is not None and checkpoint.metadata.get(CONTENT_KEY) == content,
+        unchanged=recipe is not None and checkpoint.metadata.get(CHECKSUM_KEY) == checksum,
         found={leaf.content: known.find(leaf.content) for leaf in sorted(recipe.leaves)} if recipe else {},
     )

@@ -1,4 +1,4 @@
-"""The files that this machine has seen, by content: a merge of merged files finds their leaves here.
+"""The files that this machine has seen, by their hashes: a merge of merged files finds their leaves here.
 
 A small SQLite file in the user's cache folder. It is a convenience: it may be deleted at any time, a file counts only
 as long as its size and time are those that were seen, and what is found is hashed again when it is merged.
@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from spikemesh.checkpoint.content import CONTENT, Kind
 from spikemesh.checkpoint.source import Checkpoint, SeenFile
 
 CACHE_VARIABLE = "SPIKEMESH_CACHE"
@@ -38,20 +39,20 @@ class KnownFiles:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or cache_folder()
 
-    def remember(self, checkpoint: Checkpoint, content: str) -> None:
-        """That `checkpoint`, as its files were when they were opened, has this content."""
+    def remember(self, checkpoint: Checkpoint, value: str, kind: Kind = CONTENT) -> None:
+        """That `checkpoint`, as its files were when they were opened, has this hash."""
         with self._open() as database:
             if database is not None:
-                row = (_key(checkpoint.path), _text(checkpoint.files), content)
-                database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", row)
+                row = (_key(checkpoint.path), kind.name, _text(checkpoint.files), value)
+                database.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", row)
 
-    def content_of(self, checkpoint: Checkpoint) -> str | None:
-        """The content of these files if they have been seen and not been touched since."""
+    def hash_of(self, checkpoint: Checkpoint, kind: Kind = CONTENT) -> str | None:
+        """The hash of these files if they have been seen and not been touched since."""
         row = None
         with self._open() as database:
             if database is not None:
                 row = database.execute(
-                    "SELECT files, content FROM seen WHERE path = ?", (_key(checkpoint.path),)
+                    "SELECT files, hash FROM hashes WHERE path = ? AND kind = ?", (_key(checkpoint.path), kind.name)
                 ).fetchone()
         return row[1] if row is not None and row[0] == _text(checkpoint.files) else None
 
@@ -61,7 +62,8 @@ class KnownFiles:
         with self._open() as database:
             if database is not None:
                 rows = database.execute(
-                    "SELECT path, files FROM seen WHERE content = ? ORDER BY path", (content,)
+                    "SELECT path, files FROM hashes WHERE hash = ? AND kind = ? ORDER BY path",
+                    (content, CONTENT.name),
                 ).fetchall()
         return next((Path(os.fsdecode(path)) for path, files in rows if _are_untouched(files)), None)
 
@@ -84,7 +86,8 @@ class KnownFiles:
             return None
         try:
             database.execute(
-                "CREATE TABLE IF NOT EXISTS seen (path BLOB PRIMARY KEY, files TEXT NOT NULL, content TEXT NOT NULL)"
+                "CREATE TABLE IF NOT EXISTS hashes (path BLOB NOT NULL, kind TEXT NOT NULL, files TEXT NOT NULL, "
+                "hash TEXT NOT NULL, PRIMARY KEY (path, kind))"
             )
         except sqlite3.Error:
             database.close()

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from spikemesh.checkpoint.content import CHECKSUM
 from spikemesh.checkpoint.engine import Engine, Ingredients
 from spikemesh.checkpoint.gather import Gathered, Gathering, OpenLeaf, Options, check_contents
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.output import Output, check_free, check_space
 from spikemesh.checkpoint.plan import partly_held
-from spikemesh.checkpoint.recipe import CONTENT_KEY, METADATA_KEY, Recipe, parse_weight
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, METADATA_KEY, Recipe, parse_weight
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.checkpoint.windows import SILENT, Progress
 from spikemesh.files.rim import os_errors
@@ -31,7 +32,8 @@ class MergeReport:
 
     out: Path
     recipe: Recipe
-    content: str
+    checksum: str
+    """Of the result's tensors; it is in the file too. Equal merges have equal ones."""
     leaves: Mapping[str, Path]
     """The checkpoints that went in, by content: repeated ones once, merged ones as what they were merged from."""
     num_tensors: int
@@ -97,7 +99,7 @@ def merge(
         report = _write(gathered, target, shard_bytes, force, known, progress, num_threads, began)
         _remember(known, gathered.ingredients, report)
     with closing(open_checkpoint(target)) as merged:
-        known.remember(merged, report.content)
+        known.remember(merged, report.checksum, CHECKSUM)
     return report
 
 
@@ -131,7 +133,7 @@ def _write(
     output = Output(
         out,
         results,
-        result_metadata(carried, _unknown(gathered), UNKNOWN),
+        result_metadata(carried, _unknown(gathered), "0" * 32),
         shard_bytes=shard_bytes,
         companions=companions,
         force=force,
@@ -145,14 +147,14 @@ def _write(
         base = None if engine.base_hash is None else engine.base_hash.hexdigest()
         mask = None if engine.mask_hash is None else engine.mask_hash.hexdigest()
         recipe = gathered.recipe(contents, base, mask)
-        content = engine.out_hash.hexdigest()
-        output.finish(result_metadata(carried, recipe, content))
+        checksum = engine.checksum.hexdigest()
+        output.finish(result_metadata(carried, recipe, checksum))
     finally:
         output.discard()
     return MergeReport(
         out=out,
         recipe=recipe,
-        content=content,
+        checksum=checksum,
         leaves={content: checkpoint.path for content, checkpoint in zip(contents, inputs, strict=True)},
         num_tensors=len(results),
         num_coordinates=engine.tally.num_floats,
@@ -177,8 +179,8 @@ def _unknown(gathered: Gathered) -> Recipe:
     return gathered.recipe([f"{number:064x}" for number in range(len(gathered.leaves))], *extras)
 
 
-def result_metadata(carried: Mapping[str, str], recipe: Recipe, content: str) -> dict[str, str]:
-    return {**carried, METADATA_KEY: recipe.to_metadata(), CONTENT_KEY: content}
+def result_metadata(carried: Mapping[str, str], recipe: Recipe, checksum: str) -> dict[str, str]:
+    return {**carried, METADATA_KEY: recipe.to_metadata(), CHECKSUM_KEY: checksum}
 
 
 def carried_metadata(leaves: Sequence[OpenLeaf]) -> dict[str, str]:
@@ -195,7 +197,7 @@ def _said(copies: Sequence[Checkpoint]) -> dict[str, str]:
     """What the files that stand for one leaf say, where they do not contradict each other."""
     texts: dict[str, set[str]] = {}
     for key, text in (item for copy in copies for item in copy.metadata.items()):
-        if key not in (METADATA_KEY, CONTENT_KEY):
+        if key not in (METADATA_KEY, CHECKSUM_KEY):
             texts.setdefault(key, set()).add(text)
     return {key: text for key, (text, *more) in texts.items() if not more}
 

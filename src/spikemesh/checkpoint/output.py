@@ -10,6 +10,7 @@ rename.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
@@ -27,7 +28,7 @@ from spikemesh.checkpoint.source import TensorInfo
 from spikemesh.checkpoint.windows import PAGE_BYTES, Bytes
 from spikemesh.errors import CheckpointError, StoreFull
 from spikemesh.files.container import Entry, pack_header
-from spikemesh.files.rim import os_errors
+from spikemesh.files.rim import FULL, os_errors
 from spikemesh.files.whole import UNFINISHED, sync, write_file_atomic
 
 SINGLE_NAME = "model.safetensors"
@@ -47,7 +48,7 @@ class OutputFile:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            os.ftruncate(self._fd, size)
+            _reserve(self._fd, size)
         except BaseException:
             os.close(self._fd)
             raise
@@ -92,6 +93,17 @@ class OutputFile:
         for fd in (self._fd, self._direct_fd, self._retired):
             if fd is not None:
                 os.close(fd)
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Give an empty file its size and, where the file system can, its blocks: writing them takes a third less then."""
+    if (allocate := getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)) is not None and size:
+        # Not os.posix_fallocate: where the file system cannot, that writes the whole file.
+        if allocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
+            return
+        if ctypes.get_errno() in FULL:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    os.ftruncate(fd, size)
 
 
 def _available_bytes() -> int:

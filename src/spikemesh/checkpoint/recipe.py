@@ -20,8 +20,8 @@ from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.kernels import MAX_INPUTS, MAX_WEIGHT, Rule
 
 METADATA_KEY = "spikemesh.merge"
-CONTENT_KEY = "spikemesh.content"
-"""Beside the recipe: the merged file's own content hash. A file that was changed afterwards no longer has it."""
+CHECKSUM_KEY = "spikemesh.checksum"
+"""Beside the recipe: the merged file's own checksum. A file that was changed afterwards no longer has it."""
 FORMAT = 1
 
 Dtype = Literal["keep", "bf16", "f16", "f32"]
@@ -37,7 +37,7 @@ WEIGHT = re.compile(r"[0-9]{1,20}/[0-9]{1,20}|[0-9]{0,20}\.?[0-9]{1,20}(e-?[0-9]
 
 @dataclass(frozen=True, order=True)
 class Leaf:
-    """One checkpoint that nobody merged, by the hash of its tensors (`content.content_hash`), and its weight."""
+    """One checkpoint that nobody merged, by the hash of its tensors (`content.CONTENT`), and its weight."""
 
     content: str
     weight: Fraction = Fraction(1)

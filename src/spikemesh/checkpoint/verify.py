@@ -111,8 +111,8 @@ def verify(
             progress.begin("verifying", gathered.ingredients.input_bytes)
             engine.run(num_threads)
             check_contents(gathered, [collected.hexdigest() for collected in engine.input_hashes], known)
-            content = engine.out_hash.hexdigest()
-            differences = [*comparison.first.values(), *_metadata_differences(opened, gathered, recipe, content)]
+            checksum = engine.checksum.hexdigest()
+            differences = [*comparison.first.values(), *_metadata_differences(opened, gathered, recipe, checksum)]
         return VerifyReport(
             recipe=recipe,
             num_tensors=len(opened.tensors),
@@ -132,9 +132,11 @@ def _table_differences(merged: Checkpoint, expected: Sequence[MergedTensor]) -> 
     ]
 
 
-def _metadata_differences(merged: Checkpoint, gathered: Gathered, recipe: Recipe, content: str) -> Iterator[Difference]:
+def _metadata_differences(
+    merged: Checkpoint, gathered: Gathered, recipe: Recipe, checksum: str
+) -> Iterator[Difference]:
     """Texts that a merge writes and that some file of the result does not have. It may have others beside them."""
-    expected = result_metadata(carried_metadata(gathered.leaves), recipe, content)
+    expected = result_metadata(carried_metadata(gathered.leaves), recipe, checksum)
     wrong: set[str] = set()
     for file in merged.files:
         if file.path.name.endswith(INDEX_SUFFIX):

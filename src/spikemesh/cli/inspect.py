@@ -41,6 +41,7 @@ def _facts(report: InspectReport) -> dict[str, object]:
     return {
         "path": report.path,
         "content": report.content,
+        "checksum": report.checksum,
         "size_bytes": report.size_bytes,
         "num_elements": report.num_elements,
         "density": report.density,

@@ -133,7 +133,7 @@ def check_calibration(inputs: list[Path], out: Path, data: Path) -> None:
 def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[str, object]:
     return {
         "out": report.out,
-        "content": report.content,
+        "checksum": report.checksum,
         "rule": report.recipe.rule,
         "base": report.recipe.base,
         "mask": report.recipe.mask,
