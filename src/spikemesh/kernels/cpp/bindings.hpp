@@ -5,5 +5,6 @@
 namespace spikemesh {
 
 void bind_combine(nanobind::module_& m);
+void bind_events(nanobind::module_& m);
 
 }  // namespace spikemesh

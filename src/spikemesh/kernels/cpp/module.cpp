@@ -26,4 +26,5 @@ NB_MODULE(_native, m) {
     m.attr("instruction_sets") = spikemesh::names();
     m.def("use_instruction_set", &spikemesh::use_instruction_set, spikemesh::nb::arg("name"));
     spikemesh::bind_combine(m);
+    spikemesh::bind_events(m);
 }

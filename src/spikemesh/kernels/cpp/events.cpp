@@ -1,0 +1,427 @@
+// Compiled once per instruction set (ISA names the namespace), without contraction: what is fused says so.
+#include "events.hpp"
+
+#include <cstring>
+
+#ifndef ISA
+#error "ISA is the namespace to compile into"
+#endif
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+namespace spikemesh::ISA {
+
+// u = leak * v + x, rounded once, as torch's addcmul does.
+INLINE float leaky(float leak, float v, float x) { return __builtin_fmaf(leak, v, x); }
+
+// The j-th weight of a list, and what its sums are kept in.
+template <Weights kind>
+struct Kind;
+template <>
+struct Kind<Weights::Float> {
+    using Sum = float;
+    INLINE float at(const void* weights, uint32_t j) { return static_cast<const float*>(weights)[j]; }
+};
+template <>
+struct Kind<Weights::Int8> {
+    using Sum = int32_t;
+    INLINE int32_t at(const void* weights, uint32_t j) { return static_cast<const int8_t*>(weights)[j]; }
+};
+template <>
+struct Kind<Weights::Int4> {
+    using Sum = int32_t;
+    INLINE int32_t at(const void* weights, uint32_t j) {
+        const int32_t pair = static_cast<const int8_t*>(weights)[j >> 1];
+        return j & 1 ? pair >> 4 : static_cast<int32_t>(static_cast<uint32_t>(pair) << 28) >> 28;
+    }
+};
+
+INLINE float current(float sum, const float*, int) { return sum; }
+INLINE float current(int32_t sum, const float* scale, int n) { return scale[n] * static_cast<float>(sum); }
+
+// The ring's token of k steps ago, or -1.
+INLINE int32_t token_before(const EventNetwork& net, const EventState& state, int k, int lane) {
+    const int64_t slot = (state.clock + net.num_input_delays - k) % net.num_input_delays;
+    return state.tokens[slot * state.num_lanes + lane];
+}
+
+INLINE uint32_t* sent_before(const EventNetwork& net, const EventState& state, int block, int k) {
+    const int64_t slot = (state.clock + net.num_axon_delays - k) % net.num_axon_delays;
+    return state.sent + (block * net.num_axon_delays + slot) * net.width;
+}
+
+// Axons of neurons [start, stop) of a stream population are k tokens late.
+INLINE int delay_start(const EventNetwork& net, int k) {
+    return static_cast<int>(static_cast<int64_t>(net.width) * k / net.num_axon_delays);
+}
+
+// Input currents of one lane into u, with `stride` floats between channels.
+INLINE void input_currents(const EventNetwork& net, const EventState& state, int lane, int stride, float* u) {
+    for (int k = 0; k < net.num_input_delays; ++k) {
+        const int32_t token = token_before(net, state, k, lane);
+        if (token < 0) continue;  // k = 0 is the token itself, never -1
+        const float* e = net.embedding + static_cast<int64_t>(token) * net.width;
+        const float* mix = net.delay_mix + static_cast<int64_t>(k) * net.width;
+        if (k == 0)
+            for (int d = 0; d < net.width; ++d) u[d * stride] = mix[d] * e[d];
+        else
+            for (int d = 0; d < net.width; ++d) u[d * stride] += mix[d] * e[d];
+    }
+}
+
+// ---- One lane: push ------------------------------------------------------------------------------------------------
+
+// Neurons that spiked, ascending.
+struct Events {
+    uint16_t* neurons;
+    int count;
+};
+
+INLINE void append_spikes(const uint8_t* spiked, int first, int size, Events& events) {
+    // Sixty-four flags become one word, whose ones are then walked.
+    for (int start = 0; start < size; start += 64) {
+        uint64_t word = 0;
+        for (int part = 0; part < 8; ++part) {
+            uint64_t eight;
+            std::memcpy(&eight, spiked + start + 8 * part, 8);
+            word |= ((eight * 0x0102040810204080u) >> 56) << (8 * part);
+        }
+        for (; word; word &= word - 1)
+            events.neurons[events.count++] = static_cast<uint16_t>(first + start + __builtin_ctzll(word));
+    }
+}
+
+// Currents x and potentials v of a population -> one flag per neuron, and v after the reset. Flags are padded to 64.
+INLINE void fire(const Population& p, const float* __restrict x, float* __restrict v, uint8_t* __restrict spiked) {
+    const float* __restrict leak = p.leak;
+    const float* __restrict threshold = p.threshold;
+    for (int n = 0; n < p.size; ++n) {
+        const float u = leaky(leak[n], v[n], x[n]);
+        const bool spike = u >= threshold[n];
+        v[n] = spike ? 0.0f : u;
+        spiked[n] = spike;
+    }
+    for (int n = p.size; n % 64; ++n) spiked[n] = 0;
+}
+
+template <Weights kind>
+INLINE void push(const Synapses& synapses, const Events& events, typename Kind<kind>::Sum* __restrict sums) {
+    const uint16_t* indices = synapses.indices;
+    for (int i = 0; i < events.count; ++i) {
+        const uint32_t stop = synapses.starts[events.neurons[i] + 1];
+        for (uint32_t j = synapses.starts[events.neurons[i]]; j < stop; ++j) sums[indices[j]] += Kind<kind>::at(synapses.weights, j);
+    }
+}
+
+// Buffers of one step, kept by the thread.
+template <class Sum>
+struct PushScratch {
+    std::vector<float> u, x;
+    std::vector<Sum> sums, head;
+    std::vector<uint8_t> spiked;
+    std::vector<uint16_t> neurons;
+
+    void fit(size_t largest) {
+        if (u.size() < largest + 64) {
+            u.resize(largest + 64), x.resize(largest + 64), sums.resize(largest + 64), head.resize(kVocab);
+            spiked.resize(largest + 64), neurons.resize(largest + 64);
+        }
+    }
+};
+
+INLINE int largest_population(const EventNetwork& net) {
+    int largest = net.width;
+    for (const EventBlock& block : net.blocks) largest = block.hidden.size > largest ? block.hidden.size : largest;
+    return largest;
+}
+
+template <Weights kind>
+void step_push(const EventNetwork& net, const EventState& state) {
+    using Sum = typename Kind<kind>::Sum;
+    static thread_local PushScratch<Sum> scratch;
+    scratch.fit(static_cast<size_t>(largest_population(net)));
+    float* u = scratch.u.data();
+    float* x = scratch.x.data();
+    Sum* sums = scratch.sums.data();
+    Sum* head = scratch.head.data();
+    uint8_t* spiked = scratch.spiked.data();
+    Events events{scratch.neurons.data(), 0};
+    float* v = state.potentials;
+    int64_t* counted = state.spikes;
+    const int width = net.width;
+
+    state.tokens[state.clock % net.num_input_delays] = *state.token;
+    input_currents(net, state, 0, 1, u);
+    std::memset(head, 0, kVocab * sizeof(Sum));
+    for (size_t b = 0; b < net.blocks.size(); ++b) {
+        const EventBlock& block = net.blocks[b];
+        const int hidden = block.hidden.size;
+        fire(block.stream, u, v, spiked);
+        v += width;
+        uint32_t* now = sent_before(net, state, static_cast<int>(b), 0);
+        int64_t sum = 0;
+        for (int d = 0; d < width; ++d) now[d] = spiked[d], sum += spiked[d];
+        *counted++ += sum;
+        events.count = 0;
+        for (int k = 0; k < net.num_axon_delays; ++k) {
+            const uint32_t* then = sent_before(net, state, static_cast<int>(b), k);
+            for (int d = delay_start(net, k); d < delay_start(net, k + 1); ++d) {
+                events.neurons[events.count] = static_cast<uint16_t>(d);
+                events.count += static_cast<int>(then[d]);
+            }
+        }
+        std::memset(sums, 0, hidden * sizeof(Sum));
+        push<kind>(block.w_in, events, sums);
+        for (int n = 0; n < hidden; ++n) x[n] = current(sums[n], block.in_scale, n);
+        fire(block.hidden, x, v, spiked);
+        v += hidden;
+        events.count = 0;
+        append_spikes(spiked, 0, hidden, events);
+        *counted++ += events.count;
+        std::memset(sums, 0, width * sizeof(Sum));
+        push<kind>(block.w_out, events, sums);
+        for (int d = 0; d < width; ++d) u[d] += current(sums[d], block.out_scale, d);
+        push<kind>(block.head, events, head);
+    }
+    fire(net.output, u, v, spiked);
+    v += width;
+    events.count = 0;
+    append_spikes(spiked, 0, width, events);
+    *counted += events.count;
+    push<kind>(net.head, events, head);
+    for (int n = 0; n < kVocab; ++n) {
+        v[n] = leaky(net.readout_leak[n], v[n], current(head[n], net.head_scale, n));
+        state.logits[n] = v[n] + net.bias[n];
+    }
+}
+
+// ---- Thirty-two lanes: pull ----------------------------------------------------------------------------------------
+
+constexpr int kWide = 16;
+typedef float Floats __attribute__((vector_size(4 * kWide)));
+typedef int32_t Ints __attribute__((vector_size(4 * kWide)));
+
+template <class Sum>
+struct WideOf;
+template <>
+struct WideOf<float> {
+    using Type = Floats;
+};
+template <>
+struct WideOf<int32_t> {
+    using Type = Ints;
+};
+
+// One number for each of the 32 lanes.
+template <class Sum>
+struct Lanes {
+    using Wide = typename WideOf<Sum>::Type;
+    Wide low{}, high{};
+};
+
+constexpr Ints kBits = {1 << 0, 1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                        1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+
+// sums += weight in the lanes whose bit is set.
+INLINE void add_where(uint32_t lanes, float weight, Lanes<float>& sums) {
+#if defined(__AVX512F__)
+    const __m512 w = _mm512_set1_ps(weight);
+    sums.low = (Floats)_mm512_mask_add_ps((__m512)sums.low, static_cast<__mmask16>(lanes), (__m512)sums.low, w);
+    sums.high = (Floats)_mm512_mask_add_ps((__m512)sums.high, static_cast<__mmask16>(lanes >> 16), (__m512)sums.high, w);
+#else
+    const Floats w = Floats{} + weight;
+    const Ints all = Ints{} + static_cast<int32_t>(lanes);
+    sums.low += (Floats)(((all & kBits) != 0) & (Ints)w);
+    sums.high += (Floats)((((all >> 16) & kBits) != 0) & (Ints)w);
+#endif
+}
+INLINE void add_where(uint32_t lanes, int32_t weight, Lanes<int32_t>& sums) {
+#if defined(__AVX512F__)
+    const __m512i w = _mm512_set1_epi32(weight);
+    sums.low = (Ints)_mm512_mask_add_epi32((__m512i)sums.low, static_cast<__mmask16>(lanes), (__m512i)sums.low, w);
+    sums.high = (Ints)_mm512_mask_add_epi32((__m512i)sums.high, static_cast<__mmask16>(lanes >> 16), (__m512i)sums.high, w);
+#else
+    const Ints all = Ints{} + static_cast<int32_t>(lanes);
+    sums.low += ((all & kBits) != 0) & weight;
+    sums.high += (((all >> 16) & kBits) != 0) & weight;
+#endif
+}
+
+INLINE Lanes<float> currents(const Lanes<float>& sums, const float*, int) { return sums; }
+INLINE Lanes<float> currents(const Lanes<int32_t>& sums, const float* scale, int n) {
+    return {scale[n] * __builtin_convertvector(sums.low, Floats), scale[n] * __builtin_convertvector(sums.high, Floats)};
+}
+
+template <class Sum>
+INLINE Lanes<Sum> load(const Sum* data) {
+    Lanes<Sum> lanes;
+    std::memcpy(&lanes.low, data, sizeof lanes.low);
+    std::memcpy(&lanes.high, data + kWide, sizeof lanes.high);
+    return lanes;
+}
+template <class Sum>
+INLINE void store(Sum* data, const Lanes<Sum>& lanes) {
+    std::memcpy(data, &lanes.low, sizeof lanes.low);
+    std::memcpy(data + kWide, &lanes.high, sizeof lanes.high);
+}
+
+INLINE Floats leaky(float leak, Floats v, Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_fmadd_ps(_mm512_set1_ps(leak), (__m512)v, (__m512)x);
+#else
+    Floats u;
+    for (int l = 0; l < kWide; ++l) u[l] = __builtin_fmaf(leak, v[l], x[l]);
+    return u;
+#endif
+}
+
+INLINE uint32_t word_of(Ints hit) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)hit, (__m512i)hit);
+#else
+    uint32_t word = 0;
+    for (int l = 0; l < kWide; ++l) word |= static_cast<uint32_t>(hit[l] & (1 << l));
+    return word;
+#endif
+}
+
+// One neuron in all lanes: its spikes, one bit each; `v` [32] after the reset.
+INLINE uint32_t fire(const Population& p, int n, const Lanes<float>& x, float* v) {
+    Lanes<float> u = load(v);
+    u.low = leaky(p.leak[n], u.low, x.low), u.high = leaky(p.leak[n], u.high, x.high);
+    const Ints low = u.low >= p.threshold[n], high = u.high >= p.threshold[n];
+    u.low = (Floats)((Ints)u.low & ~low), u.high = (Floats)((Ints)u.high & ~high);
+    store(v, u);
+    return word_of(low) | word_of(high) << 16;
+}
+
+// For every postsynaptic neuron: `take(n, sums)`, where the sums start from `from(n)`. Two neurons at a time, as each
+// sum is one long chain of additions.
+template <Weights kind, class From, class Take>
+INLINE void pull(const Synapses& synapses, const uint32_t* spikes, From from, Take take) {
+    using Sums = Lanes<typename Kind<kind>::Sum>;
+    const uint16_t* indices = synapses.indices;
+    int n = 0;
+    for (; n + 1 < synapses.num_lists; n += 2) {
+        Sums first = from(n), second = from(n + 1);
+        uint32_t j = synapses.starts[n], k = synapses.starts[n + 1];
+        const uint32_t first_stop = k, second_stop = synapses.starts[n + 2];
+        for (; j < first_stop && k < second_stop; ++j, ++k) {
+            add_where(spikes[indices[j]], Kind<kind>::at(synapses.weights, j), first);
+            add_where(spikes[indices[k]], Kind<kind>::at(synapses.weights, k), second);
+        }
+        for (; j < first_stop; ++j) add_where(spikes[indices[j]], Kind<kind>::at(synapses.weights, j), first);
+        for (; k < second_stop; ++k) add_where(spikes[indices[k]], Kind<kind>::at(synapses.weights, k), second);
+        take(n, first);
+        take(n + 1, second);
+    }
+    for (; n < synapses.num_lists; ++n) {
+        Sums sums = from(n);
+        for (uint32_t j = synapses.starts[n]; j < synapses.starts[n + 1]; ++j)
+            add_where(spikes[indices[j]], Kind<kind>::at(synapses.weights, j), sums);
+        take(n, sums);
+    }
+}
+
+template <class Sum>
+struct PullScratch {
+    std::vector<float> u;
+    std::vector<Sum> head;
+    std::vector<uint32_t> arriving, spikes;
+
+    void fit(size_t width, size_t largest) {
+        if (u.size() < width * kLanes) u.resize(width * kLanes), arriving.resize(width);
+        if (spikes.size() < largest) spikes.resize(largest), head.resize(kVocab * kLanes);
+    }
+};
+
+template <Weights kind>
+void step_pull(const EventNetwork& net, const EventState& state) {
+    using Sum = typename Kind<kind>::Sum;
+    using Sums = Lanes<Sum>;
+    static thread_local PullScratch<Sum> scratch;
+    scratch.fit(static_cast<size_t>(net.width), static_cast<size_t>(largest_population(net)));
+    float* u = scratch.u.data();
+    Sum* head = scratch.head.data();
+    uint32_t* arriving = scratch.arriving.data();
+    uint32_t* spikes = scratch.spikes.data();
+    float* v = state.potentials;
+    int64_t* counted = state.spikes;
+    const int width = net.width;
+
+    std::memcpy(state.tokens + (state.clock % net.num_input_delays) * kLanes, state.token, kLanes * sizeof(int32_t));
+    for (int lane = 0; lane < kLanes; ++lane) input_currents(net, state, lane, kLanes, u + lane);
+    std::memset(head, 0, kVocab * kLanes * sizeof(Sum));
+    const auto from_zero = [](int) { return Sums{}; };
+    const auto from_head = [&](int n) { return load(head + n * kLanes); };
+    const auto into_head = [&](int n, const Sums& sums) { store(head + n * kLanes, sums); };
+    for (size_t b = 0; b < net.blocks.size(); ++b) {
+        const EventBlock& block = net.blocks[b];
+        uint32_t* now = sent_before(net, state, static_cast<int>(b), 0);
+        int64_t count = 0;
+        for (int d = 0; d < width; ++d) {
+            now[d] = fire(block.stream, d, load(u + d * kLanes), v + d * kLanes);
+            count += __builtin_popcount(now[d] & state.counted_lanes);
+        }
+        *counted++ += count;
+        v += static_cast<int64_t>(width) * kLanes;
+        for (int k = 0; k < net.num_axon_delays; ++k) {
+            const int start = delay_start(net, k), stop = delay_start(net, k + 1);
+            std::memcpy(arriving + start, sent_before(net, state, static_cast<int>(b), k) + start, (stop - start) * sizeof(uint32_t));
+        }
+        count = 0;
+        pull<kind>(block.w_in, arriving, from_zero, [&](int n, const Sums& sums) {
+            spikes[n] = fire(block.hidden, n, currents(sums, block.in_scale, n), v + static_cast<int64_t>(n) * kLanes);
+            count += __builtin_popcount(spikes[n] & state.counted_lanes);
+        });
+        *counted++ += count;
+        v += static_cast<int64_t>(block.hidden.size) * kLanes;
+        pull<kind>(block.w_out, spikes, from_zero, [&](int n, const Sums& sums) {
+            const Lanes<float> x = currents(sums, block.out_scale, n);
+            Lanes<float> sum = load(u + n * kLanes);
+            sum.low += x.low, sum.high += x.high;
+            store(u + n * kLanes, sum);
+        });
+        pull<kind>(block.head, spikes, from_head, into_head);
+    }
+    int64_t count = 0;
+    for (int d = 0; d < width; ++d) {
+        spikes[d] = fire(net.output, d, load(u + d * kLanes), v + d * kLanes);
+        count += __builtin_popcount(spikes[d] & state.counted_lanes);
+    }
+    *counted += count;
+    v += static_cast<int64_t>(width) * kLanes;
+    pull<kind>(net.head, spikes, from_head, into_head);
+    for (int n = 0; n < kVocab; ++n) {
+        const Lanes<float> x = currents(load(head + n * kLanes), net.head_scale, n);
+        Lanes<float> y = load(v + n * kLanes);
+        y.low = leaky(net.readout_leak[n], y.low, x.low), y.high = leaky(net.readout_leak[n], y.high, x.high);
+        store(v + n * kLanes, y);
+        for (int l = 0; l < kWide; ++l) {
+            state.logits[l * kVocab + n] = y.low[l] + net.bias[n];
+            state.logits[(l + kWide) * kVocab + n] = y.high[l] + net.bias[n];
+        }
+    }
+}
+
+template <Weights kind>
+INLINE void step(const EventNetwork& net, const EventState& state) {
+    if (net.pull)
+        step_pull<kind>(net, state);
+    else
+        step_push<kind>(net, state);
+}
+
+void step_events(const EventNetwork& network, const EventState& state) {
+    switch (network.weights) {
+        case Weights::Float: return step<Weights::Float>(network, state);
+        case Weights::Int8: return step<Weights::Int8>(network, state);
+        case Weights::Int4: return step<Weights::Int4>(network, state);
+    }
+}
+
+}  // namespace spikemesh::ISA
