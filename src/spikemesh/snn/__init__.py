@@ -1,14 +1,49 @@
-"""Sparse spiking language model: neurons, masked layers, its start, its coordinates. No network, no files."""
+"""Sparse spiking language model: neurons, masked layers, its start, its coordinates. No network, no files.
 
-from spikemesh.snn.files import MODEL_KEY, model_from_file, model_metadata
-from spikemesh.snn.functional import arctan_surrogate, leaky_integral, lif, lif_step
-from spikemesh.snn.generate import generate, sample
-from spikemesh.snn.init import initialise
-from spikemesh.snn.layout import Layout, LayoutTensor, dense_tensors, model_from_dense, model_from_tensors, to_tensors
-from spikemesh.snn.model import VOCAB, BlockState, ModelConfig, ModelState, SpikingLM
-from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, balanced_mask
-from spikemesh.snn.plasticity import StdpWindow, neuron_drift, stdp_drift
-from spikemesh.snn.sparsity import SpikeMeter, spike_rates, weight_densities
+Names are loaded when they are asked for: describing a model and running it event by event need no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spikemesh.snn.config import VOCAB, ModelConfig
+    from spikemesh.snn.files import MODEL_KEY, model_from_file, model_metadata
+    from spikemesh.snn.functional import arctan_surrogate, leaky_integral, lif, lif_step
+    from spikemesh.snn.inference import EventEngine, Session
+    from spikemesh.snn.init import initialise
+    from spikemesh.snn.layout import (
+        Layout,
+        LayoutTensor,
+        dense_tensors,
+        model_from_dense,
+        model_from_tensors,
+        to_tensors,
+    )
+    from spikemesh.snn.model import BlockState, ModelState, SpikingLM
+    from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, balanced_mask
+    from spikemesh.snn.plasticity import StdpWindow, neuron_drift, stdp_drift
+    from spikemesh.snn.sparsity import SpikeMeter, spike_rates, weight_densities
+    from spikemesh.snn.text import generate, sample
+
+_FILES = {
+    "config": "VOCAB ModelConfig",
+    "files": "MODEL_KEY model_from_file model_metadata",
+    "functional": "arctan_surrogate leaky_integral lif lif_step",
+    "inference": "EventEngine Session",
+    "init": "initialise",
+    "layout": "Layout LayoutTensor dense_tensors model_from_dense model_from_tensors to_tensors",
+    "model": "BlockState ModelState SpikingLM",
+    "modules": "LIF AxonDelay LeakyReadout MaskedLinear balanced_mask",
+    "plasticity": "StdpWindow neuron_drift stdp_drift",
+    "sparsity": "SpikeMeter spike_rates weight_densities",
+    "text": "generate sample",
+}
+"""Which file each public name stands in. No name may be that of a file here."""
+
+_FILE_OF = {name: file for file, names in _FILES.items() for name in names.split()}
 
 __all__ = [
     "LIF",
@@ -16,12 +51,14 @@ __all__ = [
     "VOCAB",
     "AxonDelay",
     "BlockState",
+    "EventEngine",
     "Layout",
     "LayoutTensor",
     "LeakyReadout",
     "MaskedLinear",
     "ModelConfig",
     "ModelState",
+    "Session",
     "SpikeMeter",
     "SpikingLM",
     "StdpWindow",
@@ -44,3 +81,9 @@ __all__ = [
     "to_tensors",
     "weight_densities",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _FILE_OF:
+        return getattr(import_module(f"spikemesh.snn.{_FILE_OF[name]}"), name)
+    raise AttributeError(f"module 'spikemesh.snn' has no attribute {name!r}")

@@ -25,8 +25,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spikemesh.snn.config import ModelConfig
 from spikemesh.snn.functional import lif
-from spikemesh.snn.model import ModelConfig, SpikingLM
+from spikemesh.snn.model import SpikingLM
 from spikemesh.snn.modules import LIF, MaskedLinear
 from spikemesh.snn.plasticity import StdpWindow, neuron_drift, pre_trace
 

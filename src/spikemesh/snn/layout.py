@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from spikemesh.errors import InvalidData
-from spikemesh.snn.model import ModelConfig, SpikingLM
+from spikemesh.snn.config import ModelConfig
+from spikemesh.snn.model import SpikingLM
 from spikemesh.snn.modules import MaskedLinear
 
 Floats = npt.NDArray[np.float32]

@@ -14,8 +14,8 @@ Shapes: B batch, L token, D width of the stream, H hidden neurons per block. Ins
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -23,72 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikemesh.snn.config import VOCAB, ModelConfig
 from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, balanced_mask
-from spikemesh.snn.settings import check_bounds, read_settings
-
-VOCAB = 256
-"""Bytes are tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """What a model is, apart from its weights. Stored in the genesis, so every field is a plain scalar.
-
-    The defaults are measured: see docs/lab-notes.md.
-    """
-
-    width: int = 512
-    """Channels of the stream of currents, D."""
-    hidden: int = 1024
-    """Neurons of each block's hidden population, H."""
-    num_blocks: int = 1
-    num_input_delays: int = 4
-    """How many of the last tokens each channel's input current mixes."""
-    num_axon_delays: int = 4
-    """The axons of a stream population deliver 0..num_axon_delays-1 tokens late."""
-    density: float = 0.07
-    """Share of a weight matrix that are synapses; the rest is masked."""
-    mask_seed: int = 0
-    target_rate: float = 0.2
-    """Spikes per neuron and token at the start."""
-    initial_leak: float = 0.15
-    sharpness: float = 0.5
-    """Of the arctangent surrogate: larger is narrower."""
-
-    def __post_init__(self) -> None:
-        """Bound everything: a config may come from a stranger, and it decides what is allocated."""
-        bounds = (
-            ("width", 1, 1 << 14),
-            ("hidden", 1, 1 << 16),
-            ("num_blocks", 1, 64),
-            ("num_input_delays", 1, 32),
-            ("num_axon_delays", 1, 32),
-            ("mask_seed", 0, 1 << 53),
-            ("density", 1e-4, 1.0),
-            ("target_rate", 1e-3, 0.9),
-            ("initial_leak", 1e-3, 0.999),
-            ("sharpness", 1e-3, 1e3),
-        )
-        check_bounds(self, bounds)
-        if self.num_weights > MAX_WEIGHTS:
-            raise ValueError(f"a model has at most {MAX_WEIGHTS} dense weights, this one {self.num_weights}")
-
-    @property
-    def num_weights(self) -> int:
-        """Elements of all weight matrices, masked ones included."""
-        reads = self.width + self.num_blocks * self.hidden
-        return 2 * self.num_blocks * self.width * self.hidden + VOCAB * reads
-
-    def to_dict(self) -> dict[str, bool | int | float | str]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> ModelConfig:
-        """Raises `InvalidData` for an unknown key, a wrong type or a value out of bounds."""
-        return read_settings(cls, values)
-
-
-MAX_WEIGHTS = 1 << 31
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,234 @@
+"""A trained model run event by event, on arrays alone: no torch, and only the synapses of neurons that spiked are read.
+
+    engine = EventEngine(config, tensors)          # what a model file holds
+    session = engine.session()
+    logits = session.read(b"def ")                 # [256], for the next byte
+
+Every weight matrix of the model reads spikes, so a token costs additions: the synapses of the neurons that fired.
+A session of fewer than 8 texts pushes spikes through each text by itself; one of more pulls 32 texts at a time
+(see kernels/events.py). The bits of a text are the same in both, and do not depend on the texts beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spikemesh.errors import InvalidData
+from spikemesh.kernels import NUM_LANES, EventNetwork, Events, EventState, Population, Weights
+from spikemesh.kernels.events import Synapses, quantised, synapses_by_source, synapses_by_target
+from spikemesh.snn.config import VOCAB, ModelConfig
+
+Floats = npt.NDArray[np.float32]
+Tensors = Mapping[str, npt.NDArray[Any]]
+WeightFormat = Literal["float", "int8", "int4"]
+
+MIN_PULLED_TEXTS = 8
+"""From here on, adding every synapse to 32 texts at once is faster than pushing the events of each text."""
+
+
+class EventEngine:
+    """A model's weights, laid out for events. It is read-only: any number of sessions may share it, in any thread."""
+
+    def __init__(self, config: ModelConfig, tensors: Tensors, *, weights: WeightFormat = "float") -> None:
+        """`tensors` are those of a model file, by name: in full, zero where there is no synapse.
+
+        `int8` and `int4` round each weight to a multiple of its neuron's scale; a neuron's largest weight is exact.
+        Raises `InvalidData` for tensors that do not fit `config`.
+        """
+        check_tensors(config, tensors)
+        self.config = config
+        self.weights: WeightFormat = weights
+        self._push = Events(_network(config, tensors, Weights[weights.upper()]))
+        self._pull: Events | None = None
+
+    def session(self, batch_size: int = 1) -> Session:
+        """A start from rest for `batch_size` texts side by side."""
+        if batch_size < 1:
+            raise ValueError(f"expected at least one text, got {batch_size}")
+        if batch_size < MIN_PULLED_TEXTS:
+            return Session(self._push, batch_size)
+        if self._pull is None:
+            self._pull = Events(_turned(self._push.network))
+        return Session(self._pull, batch_size)
+
+    @property
+    def num_synapses(self) -> int:
+        """Weights that are not zero, those of 4 bits padded to pairs."""
+        return sum(len(synapses.indices) for synapses in self._push.network.synapses)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the synapses, in the directions that sessions have asked for so far."""
+        made = [events for events in (self._push, self._pull) if events is not None]
+        return sum(synapses.num_bytes for events in made for synapses in events.network.synapses)
+
+    def fan_outs(self) -> dict[str, float]:
+        """Synapses that one spike of each population sets off, on average; populations as in `Session.rates`."""
+        listed = [len(s.indices) / (len(s.starts) - 1) for s in self._push.network.synapses]
+        return {
+            name: sum(listed[i] for i in reads)
+            for name, reads in zip(population_names(self.config), _readers(self.config), strict=True)
+        }
+
+
+class Session:
+    """Texts in progress: what their neurons remember, which does not grow with their length."""
+
+    def __init__(self, events: Events, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.num_tokens = 0
+        """Steps so far; each is one token of every text."""
+        self._events = events
+        lanes = events.network.num_lanes
+        self._num_texts = [min(lanes, batch_size - start) for start in range(0, batch_size, lanes)]
+        self._states = [EventState.at_rest(events.network) for _ in self._num_texts]
+        self._tokens = np.zeros((len(self._num_texts), lanes), np.int32)
+        self._logits = np.empty((len(self._num_texts), lanes, VOCAB), np.float32)
+
+    def step(self, tokens: npt.ArrayLike) -> Floats:
+        """The next token of each text, [B] -> logits [B, 256] for the one after it. They are valid until the next step."""
+        given = np.asarray(tokens)
+        if given.shape != (self.batch_size,) or not ((given >= 0) & (given < VOCAB)).all():
+            raise ValueError(f"expected {self.batch_size} tokens of 0..255, got {given!s:.100}")
+        self._tokens.reshape(-1)[: self.batch_size] = given
+        for token, state, logits, num_texts in zip(
+            self._tokens, self._states, self._logits, self._num_texts, strict=True
+        ):
+            self._events.step(self.num_tokens, token, state, logits, num_texts=num_texts)
+        self.num_tokens += 1
+        rows: Floats = self._logits.reshape(-1, VOCAB)
+        return rows[: self.batch_size]
+
+    def read(self, text: bytes) -> Floats:
+        """For one text: its next bytes, at least one -> logits [256] for the byte that follows."""
+        if not text:
+            raise ValueError("expected at least one byte")
+        for byte in text:
+            logits = self.step([byte])
+        return logits[0]
+
+    def rates(self) -> dict[str, float]:
+        """Spikes per neuron and token so far, of each population."""
+        network = self._events.network
+        spikes = sum(state.spikes for state in self._states)
+        steps = max(1, self.num_tokens * self.batch_size)
+        names = _names(network.num_blocks)
+        return {
+            name: float(count) / (steps * len(population.leak))
+            for name, count, population in zip(names, np.atleast_1d(spikes), network.populations, strict=True)
+        }
+
+
+def loss_on(engine: EventEngine, windows: npt.NDArray[np.integer[Any]]) -> float:
+    """Mean nats per byte over `windows` [W, L + 1]; every window starts from a model at rest."""
+    total = 0.0
+    for start in range(0, len(windows), NUM_LANES):
+        rows = windows[start : start + NUM_LANES]
+        session = engine.session(len(rows))
+        for tokens, targets in zip(rows.T[:-1], rows.T[1:], strict=True):
+            logits = session.step(tokens).astype(np.float64)
+            logits -= logits.max(axis=1, keepdims=True)
+            total -= float((logits[np.arange(len(rows)), targets] - np.log(np.exp(logits).sum(axis=1))).sum())
+    return total / windows[:, 1:].size
+
+
+def population_names(config: ModelConfig) -> list[str]:
+    """In the order in which currents flow."""
+    return _names(config.num_blocks)
+
+
+def _names(num_blocks: int) -> list[str]:
+    return [f"blocks.{b}.{part}" for b in range(num_blocks) for part in ("stream", "hidden")] + ["output"]
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a model file, by name."""
+    width, hidden, num_blocks = config.width, config.hidden, config.num_blocks
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding": (VOCAB, width),
+        "delay_mix": (config.num_input_delays, width),
+        "head.weight": (VOCAB, num_blocks * hidden + width),
+        "readout.leak_logit": (VOCAB,),
+        "readout.bias": (VOCAB,),
+    }
+    for name in population_names(config):
+        size = hidden if name.endswith("hidden") else width
+        shapes |= {f"{name}.leak_logit": (size,), f"{name}.threshold": (size,)}
+    for b in range(num_blocks):
+        shapes |= {f"blocks.{b}.w_in.weight": (hidden, width), f"blocks.{b}.w_out.weight": (width, hidden)}
+    return shapes
+
+
+def check_tensors(config: ModelConfig, tensors: Tensors) -> None:
+    """`InvalidData` unless these are the finite float32 tensors of a model with `config`."""
+    wanted = tensor_shapes(config)
+    seen = {name: array.shape for name, array in tensors.items() if array.dtype == np.float32}
+    if seen != wanted or len(tensors) != len(wanted):
+        raise InvalidData(f"expected the float32 tensors {wanted!s:.500}, got {seen!s:.500}")
+    for name, array in tensors.items():
+        if not bool(np.isfinite(array).all()):
+            raise InvalidData(f"expected finite weights in {name}, got an infinity or NaN")
+
+
+def sigmoid(logit: npt.NDArray[Any]) -> Floats:
+    """1 / (1 + exp(-logit)), rounded once to float32."""
+    with np.errstate(over="ignore"):
+        leak: Floats = (1 / (1 + np.exp(-logit.astype(np.float64)))).astype(np.float32)
+    return leak
+
+
+def _network(config: ModelConfig, tensors: Tensors, kind: Weights) -> EventNetwork:
+    populations = tuple(
+        Population(sigmoid(tensors[f"{name}.leak_logit"]), _plain(tensors[f"{name}.threshold"]))
+        for name in population_names(config)
+    )
+    head, head_scale = _weights(tensors["head.weight"], kind)
+    synapses: list[Synapses] = []
+    for b in range(config.num_blocks):
+        for name in ("w_in", "w_out"):
+            weights, scale = _weights(tensors[f"blocks.{b}.{name}.weight"], kind)
+            synapses.append(synapses_by_source(weights, kind, scale))
+        columns = slice(b * config.hidden, (b + 1) * config.hidden)
+        synapses.append(synapses_by_source(head[:, columns], kind, head_scale))
+    synapses.append(synapses_by_source(head[:, config.num_blocks * config.hidden :], kind, head_scale))
+    return EventNetwork(
+        weights=kind,
+        pull=False,
+        num_axon_delays=config.num_axon_delays,
+        embedding=_plain(tensors["embedding"]),
+        delay_mix=_plain(tensors["delay_mix"]),
+        populations=populations,
+        synapses=tuple(synapses),
+        readout_leak=sigmoid(tensors["readout.leak_logit"]),
+        bias=_plain(tensors["readout.bias"]),
+    )
+
+
+def _turned(network: EventNetwork) -> EventNetwork:
+    """The same network, its synapses listed per postsynaptic neuron."""
+    width = network.delay_mix.shape[1]
+    sizes = [size for p in network.populations[1::2] for size in (len(p.leak), width, VOCAB)] + [VOCAB]
+    synapses = tuple(
+        synapses_by_target(s, size, network.weights) for s, size in zip(network.synapses, sizes, strict=True)
+    )
+    return replace(network, pull=True, synapses=synapses)
+
+
+def _readers(config: ModelConfig) -> list[list[int]]:
+    """For each population, which sets of synapses its spikes set off."""
+    blocks = [reads for b in range(config.num_blocks) for reads in ([3 * b], [3 * b + 1, 3 * b + 2])]
+    return [*blocks, [3 * config.num_blocks]]
+
+
+def _weights(dense: npt.NDArray[Any], kind: Weights) -> tuple[npt.NDArray[Any], Floats | None]:
+    return (dense, None) if kind is Weights.FLOAT else quantised(dense, kind)
+
+
+def _plain(values: npt.NDArray[Any]) -> Floats:
+    """A copy of our own: the file's bytes may go."""
+    return np.array(values, np.float32, order="C")
