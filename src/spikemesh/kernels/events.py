@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float32]
 NUM_LANES = 32
 """Texts that one pull steps side by side: a neuron's spikes are one word."""
 NUM_READOUTS = 256
+_LINE_BYTES = 64
 
 
 class Weights(IntEnum):
@@ -72,7 +73,8 @@ class Population:
 class EventNetwork:
     """All arrays of a model, for one direction. Populations: stream and hidden of each block, then the output.
 
-    Synapses: into hidden, out of hidden to the stream, hidden to the readout, for each block; then output to readout.
+    Synapses, one set that each population sets off: stream to hidden, hidden to the D of the stream and the 256 of the
+    readout, for each block; then output to readout.
     """
 
     weights: Weights
@@ -186,6 +188,25 @@ def synapses_by_target(by_source: Synapses, num_targets: int, kind: Weights) -> 
         real = weights != 0
         sources, targets, weights = sources[real], targets[real], weights[real]
     return _listed(targets, sources, weights, num_targets, kind, by_source.scale)
+
+
+def in_one_block(sets: Sequence[Synapses]) -> tuple[Synapses, ...]:
+    """Copies whose arrays lie in one block of memory: NumPy asks for huge pages for it, as lists are read anywhere."""
+    offset = 0
+    places: list[int] = []
+    for array in (array for s in sets for array in (s.starts, s.indices, s.weights)):
+        places.append(offset)
+        offset += -(-array.nbytes // _LINE_BYTES) * _LINE_BYTES
+    block = np.empty(offset, np.uint8)
+    place = iter(places)
+
+    def moved(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        start = next(place)
+        copy = block[start : start + array.nbytes].view(array.dtype)
+        copy[:] = array
+        return copy
+
+    return tuple(Synapses(moved(s.starts), moved(s.indices), moved(s.weights), s.scale) for s in sets)
 
 
 def _listed(

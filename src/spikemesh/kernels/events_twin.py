@@ -11,6 +11,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 INT4 = 2
+NUM_READOUTS = 256
 
 
 class EventsTwin:
@@ -32,10 +33,9 @@ class EventsTwin:
         width = len(populations[-1][0])
         self._embedding, self._delay_mix = embedding.reshape(-1, width), delay_mix.reshape(-1, width)
         self._num_axon_delays, self._populations = num_axon_delays, populations
-        sizes = [width if i % 3 == 1 else len(bias) for i in range(len(synapses))]
-        for block in range(len(populations) // 2):
-            sizes[3 * block] = len(populations[2 * block + 1][0])
-        self._matrices = [_Matrix(s, weights, pull, n) for s, n in zip(synapses, sizes, strict=True)]
+        sizes = [len(leak) for leak, _ in populations[1::2]]
+        num_targets = [n for hidden in sizes for n in (hidden, width + len(bias))] + [len(bias)]
+        self._matrices = [_Matrix(s, weights, pull, n) for s, n in zip(synapses, num_targets, strict=True)]
         self._readout_leak, self._bias = readout_leak, bias
 
     def step(
@@ -54,18 +54,19 @@ class EventsTwin:
         counted = (np.uint64(counted_lanes) >> np.arange(lanes, dtype=np.uint64) & np.uint64(1)).astype(bool)
         u = self._input_currents(clock, token, tokens.reshape(-1, lanes))
         ring = sent.reshape(-1, self._num_axon_delays, width)
-        head: Array | None = None
+        head: Array | int = 0
         for block, sent_by_block in enumerate(ring):
             stream = self._fire(2 * block, u, next(v), spikes, counted)
             sent_by_block[clock % self._num_axon_delays] = _words(stream)
-            w_in, w_out, w_head = self._matrices[3 * block : 3 * block + 3]
+            w_in, w_out = self._matrices[2 * block : 2 * block + 2]
             x = w_in.currents(w_in.sums(self._arriving(clock, sent_by_block)))
             hidden = self._fire(2 * block + 1, x, next(v), spikes, counted)
-            u = u + w_out.currents(w_out.sums(hidden))
-            head = w_head.sums(hidden, head)
+            out = w_out.sums(hidden, after=head)
+            u = u + w_out.currents(out)[:width]
+            head = out[width:]
         output = self._fire(len(self._populations) - 1, u, next(v), spikes, counted)
         w_head = self._matrices[-1]
-        x = w_head.currents(w_head.sums(output, head))
+        x = w_head.currents(w_head.sums(output, after=head))
         y = next(v)
         y[:] = fused(self._readout_leak[:, None], y, x)
         logits.reshape(lanes, -1)[:] = (y + self._bias[:, None]).T
@@ -116,10 +117,14 @@ class _Matrix:
         self._targets: Array = owners if pull else others
         self._values = values if kind == 0 else values.astype(np.int32)
 
-    def sums(self, spikes: npt.NDArray[np.bool_], before: Array | None = None) -> Array:
-        """Sums [N, lanes] over the sources that spiked, going on from `before`; `add.at` adds one by one, in order."""
+    def sums(self, spikes: npt.NDArray[np.bool_], after: Array | int = 0) -> Array:
+        """Sums [N, lanes] over the sources that spiked; `add.at` adds one by one, in order.
+
+        The last 256 go on from the readout's sums `after` [256, lanes].
+        """
         shape = (self.num_targets, spikes.shape[1])
-        sums = np.zeros(shape, self._values.dtype) if before is None else before
+        sums = np.zeros(shape, self._values.dtype)
+        sums[-NUM_READOUTS:] = after
         for lane in range(shape[1]):
             active = spikes[self._sources, lane]
             np.add.at(sums[:, lane], self._targets[active], self._values[active])

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from spikemesh.errors import InvalidData
 from spikemesh.kernels import NUM_LANES, EventNetwork, Events, EventState, Population, Weights
-from spikemesh.kernels.events import Synapses, quantised, synapses_by_source, synapses_by_target
+from spikemesh.kernels.events import Synapses, in_one_block, quantised, synapses_by_source, synapses_by_target
 from spikemesh.snn.config import VOCAB, ModelConfig
 
 Floats = npt.NDArray[np.float32]
@@ -69,10 +69,10 @@ class EventEngine:
 
     def fan_outs(self) -> dict[str, float]:
         """Synapses that one spike of each population sets off, on average; populations as in `Session.rates`."""
-        listed = [len(s.indices) / (len(s.starts) - 1) for s in self._push.network.synapses]
+        sets = self._push.network.synapses
         return {
-            name: sum(listed[i] for i in reads)
-            for name, reads in zip(population_names(self.config), _readers(self.config), strict=True)
+            name: len(s.indices) / (len(s.starts) - 1)
+            for name, s in zip(population_names(self.config), sets, strict=True)
         }
 
 
@@ -91,7 +91,7 @@ class Session:
         self._logits = np.empty((len(self._num_texts), lanes, VOCAB), np.float32)
 
     def step(self, tokens: npt.ArrayLike) -> Floats:
-        """The next token of each text, [B] -> logits [B, 256] for the one after it. They are valid until the next step."""
+        """The next token of each text, [B] -> logits [B, 256] for the one after it. Valid until the next step."""
         given = np.asarray(tokens)
         if given.shape != (self.batch_size,) or not ((given >= 0) & (given < VOCAB)).all():
             raise ValueError(f"expected {self.batch_size} tokens of 0..255, got {given!s:.100}")
@@ -110,7 +110,8 @@ class Session:
             raise ValueError("expected at least one byte")
         for byte in text:
             logits = self.step([byte])
-        return logits[0]
+        first: Floats = logits[0]
+        return first
 
     def rates(self) -> dict[str, float]:
         """Spikes per neuron and token so far, of each population."""
@@ -190,11 +191,12 @@ def _network(config: ModelConfig, tensors: Tensors, kind: Weights) -> EventNetwo
     head, head_scale = _weights(tensors["head.weight"], kind)
     synapses: list[Synapses] = []
     for b in range(config.num_blocks):
-        for name in ("w_in", "w_out"):
-            weights, scale = _weights(tensors[f"blocks.{b}.{name}.weight"], kind)
-            synapses.append(synapses_by_source(weights, kind, scale))
-        columns = slice(b * config.hidden, (b + 1) * config.hidden)
-        synapses.append(synapses_by_source(head[:, columns], kind, head_scale))
+        weights, scale = _weights(tensors[f"blocks.{b}.w_in.weight"], kind)
+        synapses.append(synapses_by_source(weights, kind, scale))
+        weights, scale = _weights(tensors[f"blocks.{b}.w_out.weight"], kind)
+        read = head[:, b * config.hidden : (b + 1) * config.hidden]
+        both = None if scale is None or head_scale is None else np.concatenate([scale, head_scale])
+        synapses.append(synapses_by_source(np.concatenate([weights, read]), kind, both))
     synapses.append(synapses_by_source(head[:, config.num_blocks * config.hidden :], kind, head_scale))
     return EventNetwork(
         weights=kind,
@@ -203,7 +205,7 @@ def _network(config: ModelConfig, tensors: Tensors, kind: Weights) -> EventNetwo
         embedding=_plain(tensors["embedding"]),
         delay_mix=_plain(tensors["delay_mix"]),
         populations=populations,
-        synapses=tuple(synapses),
+        synapses=in_one_block(synapses),
         readout_leak=sigmoid(tensors["readout.leak_logit"]),
         bias=_plain(tensors["readout.bias"]),
     )
@@ -212,17 +214,9 @@ def _network(config: ModelConfig, tensors: Tensors, kind: Weights) -> EventNetwo
 def _turned(network: EventNetwork) -> EventNetwork:
     """The same network, its synapses listed per postsynaptic neuron."""
     width = network.delay_mix.shape[1]
-    sizes = [size for p in network.populations[1::2] for size in (len(p.leak), width, VOCAB)] + [VOCAB]
-    synapses = tuple(
-        synapses_by_target(s, size, network.weights) for s, size in zip(network.synapses, sizes, strict=True)
-    )
-    return replace(network, pull=True, synapses=synapses)
-
-
-def _readers(config: ModelConfig) -> list[list[int]]:
-    """For each population, which sets of synapses its spikes set off."""
-    blocks = [reads for b in range(config.num_blocks) for reads in ([3 * b], [3 * b + 1, 3 * b + 2])]
-    return [*blocks, [3 * config.num_blocks]]
+    sizes = [size for p in network.populations[1::2] for size in (len(p.leak), width + VOCAB)] + [VOCAB]
+    synapses = [synapses_by_target(s, size, network.weights) for s, size in zip(network.synapses, sizes, strict=True)]
+    return replace(network, pull=True, synapses=in_one_block(synapses))
 
 
 def _weights(dense: npt.NDArray[Any], kind: Weights) -> tuple[npt.NDArray[Any], Floats | None]:

@@ -62,12 +62,13 @@ class Events {
         : embedding_(embedding), delay_mix_(delay_mix), readout_leak_(readout_leak), bias_(bias),
           populations_(std::move(populations)), synapses_(std::move(synapses)) {
         require(weights >= 0 && weights <= 2, "unknown kind of weights");
-        require(populations_.size() % 2 == 1 && synapses_.size() == populations_.size() / 2 * 3 + 1,
-                "expected two populations and three sets of synapses per block, then one of each");
+        require(populations_.size() % 2 == 1 && synapses_.size() == populations_.size(),
+                "expected two populations and two sets of synapses per block, then one of each");
         network_.weights = static_cast<Weights>(weights);
         network_.pull = pull;
         network_.output = population_of(populations_.back());
         const int width = network_.width = network_.output.size;
+        require(width + kVocab <= kMaxNeurons, "expected a stream of at most 65,280 channels");
         require(embedding.size() == static_cast<size_t>(kVocab) * width, "expected an embedding of 256 rows");
         require(delay_mix.size() > 0 && delay_mix.size() % width == 0, "expected a delay mix of whole rows");
         require(num_axon_delays > 0, "expected at least one axon delay, that of none");
@@ -83,10 +84,9 @@ class Events {
             block.stream = population_of(populations_[2 * b]);
             block.hidden = population_of(populations_[2 * b + 1]);
             require(block.stream.size == width, "expected stream populations of one width");
-            const SynapseArrays *in = &synapses_[3 * b], *out = in + 1, *head = in + 2;
+            const SynapseArrays *in = &synapses_[2 * b], *out = in + 1;
             block.w_in = synapses_of(*in, network_.weights, pull, width, block.hidden.size);
-            block.w_out = synapses_of(*out, network_.weights, pull, block.hidden.size, width);
-            block.head = synapses_of(*head, network_.weights, pull, block.hidden.size, kVocab);
+            block.w_out = synapses_of(*out, network_.weights, pull, block.hidden.size, width + kVocab);
             block.in_scale = scale_of(*in);
             block.out_scale = scale_of(*out);
             network_.blocks.push_back(block);

@@ -24,21 +24,29 @@ struct Kind;
 template <>
 struct Kind<Weights::Float> {
     using Sum = float;
+    static constexpr int bits = 32;
     INLINE float at(const void* weights, uint32_t j) { return static_cast<const float*>(weights)[j]; }
 };
 template <>
 struct Kind<Weights::Int8> {
     using Sum = int32_t;
+    static constexpr int bits = 8;
     INLINE int32_t at(const void* weights, uint32_t j) { return static_cast<const int8_t*>(weights)[j]; }
 };
 template <>
 struct Kind<Weights::Int4> {
     using Sum = int32_t;
+    static constexpr int bits = 4;
     INLINE int32_t at(const void* weights, uint32_t j) {
         const int32_t pair = static_cast<const int8_t*>(weights)[j >> 1];
         return j & 1 ? pair >> 4 : static_cast<int32_t>(static_cast<uint32_t>(pair) << 28) >> 28;
     }
 };
+
+template <Weights kind>
+INLINE const void* address(const void* weights, uint32_t j) {
+    return static_cast<const uint8_t*>(weights) + static_cast<uint64_t>(j) * Kind<kind>::bits / 8;
+}
 
 INLINE float current(float sum, const float*, int) { return sum; }
 INLINE float current(int32_t sum, const float* scale, int n) { return scale[n] * static_cast<float>(sum); }
@@ -108,10 +116,27 @@ INLINE void fire(const Population& p, const float* __restrict x, float* __restri
     for (int n = p.size; n % 64; ++n) spiked[n] = 0;
 }
 
+// How far ahead of the additions synapses are fetched, in bytes: their lists lie anywhere in memory.
+constexpr int kAhead = 8192;
+constexpr int kLine = 64;
+
+INLINE void fetch(const void* data, int lines) {
+    for (int l = 0; l < lines; ++l) __builtin_prefetch(static_cast<const uint8_t*>(data) + l * kLine);
+}
+
 template <Weights kind>
 INLINE void push(const Synapses& synapses, const Events& events, typename Kind<kind>::Sum* __restrict sums) {
     const uint16_t* indices = synapses.indices;
+    // Lists are about as long as each other: a fixed number of lines, and of events to be ahead, predicts well.
+    const int mean = static_cast<int>(synapses.starts[synapses.num_lists] / static_cast<uint32_t>(synapses.num_lists)) + 1;
+    const int index_lines = 2 * mean / kLine + 1, weight_lines = Kind<kind>::bits * mean / (8 * kLine) + 1;
+    const int ahead = 1 + kAhead / ((index_lines + weight_lines) * kLine);
     for (int i = 0; i < events.count; ++i) {
+        if (i + ahead < events.count) {
+            const uint32_t later = synapses.starts[events.neurons[i + ahead]];
+            fetch(indices + later, index_lines);
+            fetch(address<kind>(synapses.weights, later), weight_lines);
+        }
         const uint32_t stop = synapses.starts[events.neurons[i] + 1];
         for (uint32_t j = synapses.starts[events.neurons[i]]; j < stop; ++j) sums[indices[j]] += Kind<kind>::at(synapses.weights, j);
     }
@@ -121,13 +146,13 @@ INLINE void push(const Synapses& synapses, const Events& events, typename Kind<k
 template <class Sum>
 struct PushScratch {
     std::vector<float> u, x;
-    std::vector<Sum> sums, head;
+    std::vector<Sum> sums, out;
     std::vector<uint8_t> spiked;
     std::vector<uint16_t> neurons;
 
     void fit(size_t largest) {
         if (u.size() < largest + 64) {
-            u.resize(largest + 64), x.resize(largest + 64), sums.resize(largest + 64), head.resize(kVocab);
+            u.resize(largest + 64), x.resize(largest + 64), sums.resize(largest + 64), out.resize(largest + kVocab);
             spiked.resize(largest + 64), neurons.resize(largest + 64);
         }
     }
@@ -147,7 +172,7 @@ void step_push(const EventNetwork& net, const EventState& state) {
     float* u = scratch.u.data();
     float* x = scratch.x.data();
     Sum* sums = scratch.sums.data();
-    Sum* head = scratch.head.data();
+    Sum* out = scratch.out.data();
     uint8_t* spiked = scratch.spiked.data();
     Events events{scratch.neurons.data(), 0};
     float* v = state.potentials;
@@ -156,6 +181,7 @@ void step_push(const EventNetwork& net, const EventState& state) {
 
     state.tokens[state.clock % net.num_input_delays] = *state.token;
     input_currents(net, state, 0, 1, u);
+    Sum* head = out + width;
     std::memset(head, 0, kVocab * sizeof(Sum));
     for (size_t b = 0; b < net.blocks.size(); ++b) {
         const EventBlock& block = net.blocks[b];
@@ -182,10 +208,9 @@ void step_push(const EventNetwork& net, const EventState& state) {
         events.count = 0;
         append_spikes(spiked, 0, hidden, events);
         *counted++ += events.count;
-        std::memset(sums, 0, width * sizeof(Sum));
-        push<kind>(block.w_out, events, sums);
-        for (int d = 0; d < width; ++d) u[d] += current(sums[d], block.out_scale, d);
-        push<kind>(block.head, events, head);
+        std::memset(out, 0, width * sizeof(Sum));
+        push<kind>(block.w_out, events, out);
+        for (int d = 0; d < width; ++d) u[d] += current(out[d], block.out_scale, d);
     }
     fire(net.output, u, v, spiked);
     v += width;
@@ -226,26 +251,30 @@ struct Lanes {
 constexpr Ints kBits = {1 << 0, 1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
                         1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
 
-// sums += weight in the lanes whose bit is set.
-INLINE void add_where(uint32_t lanes, float weight, Lanes<float>& sums) {
+// sums += weight in the lanes whose bit is set. The word goes from memory to a mask register and is shifted there.
+INLINE void add_where(const uint32_t* lanes, float weight, Lanes<float>& sums) {
 #if defined(__AVX512F__)
     const __m512 w = _mm512_set1_ps(weight);
-    sums.low = (Floats)_mm512_mask_add_ps((__m512)sums.low, static_cast<__mmask16>(lanes), (__m512)sums.low, w);
-    sums.high = (Floats)_mm512_mask_add_ps((__m512)sums.high, static_cast<__mmask16>(lanes >> 16), (__m512)sums.high, w);
+    const __mmask32 where = _load_mask32(const_cast<__mmask32*>(lanes));
+    sums.low = (Floats)_mm512_mask_add_ps((__m512)sums.low, static_cast<__mmask16>(where), (__m512)sums.low, w);
+    const auto above = static_cast<__mmask16>(_kshiftri_mask32(where, 16));
+    sums.high = (Floats)_mm512_mask_add_ps((__m512)sums.high, above, (__m512)sums.high, w);
 #else
     const Floats w = Floats{} + weight;
-    const Ints all = Ints{} + static_cast<int32_t>(lanes);
+    const Ints all = Ints{} + static_cast<int32_t>(*lanes);
     sums.low += (Floats)(((all & kBits) != 0) & (Ints)w);
     sums.high += (Floats)((((all >> 16) & kBits) != 0) & (Ints)w);
 #endif
 }
-INLINE void add_where(uint32_t lanes, int32_t weight, Lanes<int32_t>& sums) {
+INLINE void add_where(const uint32_t* lanes, int32_t weight, Lanes<int32_t>& sums) {
 #if defined(__AVX512F__)
     const __m512i w = _mm512_set1_epi32(weight);
-    sums.low = (Ints)_mm512_mask_add_epi32((__m512i)sums.low, static_cast<__mmask16>(lanes), (__m512i)sums.low, w);
-    sums.high = (Ints)_mm512_mask_add_epi32((__m512i)sums.high, static_cast<__mmask16>(lanes >> 16), (__m512i)sums.high, w);
+    const __mmask32 where = _load_mask32(const_cast<__mmask32*>(lanes));
+    sums.low = (Ints)_mm512_mask_add_epi32((__m512i)sums.low, static_cast<__mmask16>(where), (__m512i)sums.low, w);
+    const auto above = static_cast<__mmask16>(_kshiftri_mask32(where, 16));
+    sums.high = (Ints)_mm512_mask_add_epi32((__m512i)sums.high, above, (__m512i)sums.high, w);
 #else
-    const Ints all = Ints{} + static_cast<int32_t>(lanes);
+    const Ints all = Ints{} + static_cast<int32_t>(*lanes);
     sums.low += ((all & kBits) != 0) & weight;
     sums.high += (((all >> 16) & kBits) != 0) & weight;
 #endif
@@ -299,30 +328,42 @@ INLINE uint32_t fire(const Population& p, int n, const Lanes<float>& x, float* v
     return word_of(low) | word_of(high) << 16;
 }
 
+// Synapses [j, stop) of one list into sums.
+template <Weights kind>
+INLINE void pull_list(const Synapses& synapses, const uint32_t* spikes, uint32_t j, uint32_t stop, Lanes<typename Kind<kind>::Sum>& sums) {
+    for (; j < stop; ++j) add_where(spikes + synapses.indices[j], Kind<kind>::at(synapses.weights, j), sums);
+}
+
 // For every postsynaptic neuron: `take(n, sums)`, where the sums start from `from(n)`. Two neurons at a time, as each
 // sum is one long chain of additions.
 template <Weights kind, class From, class Take>
 INLINE void pull(const Synapses& synapses, const uint32_t* spikes, From from, Take take) {
     using Sums = Lanes<typename Kind<kind>::Sum>;
-    const uint16_t* indices = synapses.indices;
     int n = 0;
     for (; n + 1 < synapses.num_lists; n += 2) {
+        const uint32_t start = synapses.starts[n], middle = synapses.starts[n + 1], stop = synapses.starts[n + 2];
+        const uint32_t both = middle - start < stop - middle ? middle - start : stop - middle;
         Sums first = from(n), second = from(n + 1);
-        uint32_t j = synapses.starts[n], k = synapses.starts[n + 1];
-        const uint32_t first_stop = k, second_stop = synapses.starts[n + 2];
-        for (; j < first_stop && k < second_stop; ++j, ++k) {
-            add_where(spikes[indices[j]], Kind<kind>::at(synapses.weights, j), first);
-            add_where(spikes[indices[k]], Kind<kind>::at(synapses.weights, k), second);
+        const auto add = [&](uint32_t j) {
+            add_where(spikes + synapses.indices[start + j], Kind<kind>::at(synapses.weights, start + j), first);
+            add_where(spikes + synapses.indices[middle + j], Kind<kind>::at(synapses.weights, middle + j), second);
+        };
+        uint32_t j = 0;
+        for (; j + 8 <= both; j += 8) {
+            // The next two lists, as far in as these two are.
+            __builtin_prefetch(synapses.indices + stop + 2 * j);
+            __builtin_prefetch(address<kind>(synapses.weights, stop + 2 * j));
+            for (uint32_t k = 0; k < 8; ++k) add(j + k);
         }
-        for (; j < first_stop; ++j) add_where(spikes[indices[j]], Kind<kind>::at(synapses.weights, j), first);
-        for (; k < second_stop; ++k) add_where(spikes[indices[k]], Kind<kind>::at(synapses.weights, k), second);
+        for (; j < both; ++j) add(j);
+        pull_list<kind>(synapses, spikes, start + both, middle, first);
+        pull_list<kind>(synapses, spikes, middle + both, stop, second);
         take(n, first);
         take(n + 1, second);
     }
     for (; n < synapses.num_lists; ++n) {
         Sums sums = from(n);
-        for (uint32_t j = synapses.starts[n]; j < synapses.starts[n + 1]; ++j)
-            add_where(spikes[indices[j]], Kind<kind>::at(synapses.weights, j), sums);
+        pull_list<kind>(synapses, spikes, synapses.starts[n], synapses.starts[n + 1], sums);
         take(n, sums);
     }
 }
@@ -357,8 +398,6 @@ void step_pull(const EventNetwork& net, const EventState& state) {
     for (int lane = 0; lane < kLanes; ++lane) input_currents(net, state, lane, kLanes, u + lane);
     std::memset(head, 0, kVocab * kLanes * sizeof(Sum));
     const auto from_zero = [](int) { return Sums{}; };
-    const auto from_head = [&](int n) { return load(head + n * kLanes); };
-    const auto into_head = [&](int n, const Sums& sums) { store(head + n * kLanes, sums); };
     for (size_t b = 0; b < net.blocks.size(); ++b) {
         const EventBlock& block = net.blocks[b];
         uint32_t* now = sent_before(net, state, static_cast<int>(b), 0);
@@ -380,13 +419,14 @@ void step_pull(const EventNetwork& net, const EventState& state) {
         });
         *counted++ += count;
         v += static_cast<int64_t>(block.hidden.size) * kLanes;
-        pull<kind>(block.w_out, spikes, from_zero, [&](int n, const Sums& sums) {
+        const auto from_out = [&](int n) { return n < width ? Sums{} : load(head + (n - width) * kLanes); };
+        pull<kind>(block.w_out, spikes, from_out, [&](int n, const Sums& sums) {
+            if (n >= width) return store(head + (n - width) * kLanes, sums);
             const Lanes<float> x = currents(sums, block.out_scale, n);
             Lanes<float> sum = load(u + n * kLanes);
             sum.low += x.low, sum.high += x.high;
             store(u + n * kLanes, sum);
         });
-        pull<kind>(block.head, spikes, from_head, into_head);
     }
     int64_t count = 0;
     for (int d = 0; d < width; ++d) {
@@ -395,9 +435,9 @@ void step_pull(const EventNetwork& net, const EventState& state) {
     }
     *counted += count;
     v += static_cast<int64_t>(width) * kLanes;
-    pull<kind>(net.head, spikes, from_head, into_head);
-    for (int n = 0; n < kVocab; ++n) {
-        const Lanes<float> x = currents(load(head + n * kLanes), net.head_scale, n);
+    const auto from_head = [&](int n) { return load(head + n * kLanes); };
+    pull<kind>(net.head, spikes, from_head, [&](int n, const Sums& sums) {
+        const Lanes<float> x = currents(sums, net.head_scale, n);
         Lanes<float> y = load(v + n * kLanes);
         y.low = leaky(net.readout_leak[n], y.low, x.low), y.high = leaky(net.readout_leak[n], y.high, x.high);
         store(v + n * kLanes, y);
@@ -405,7 +445,7 @@ void step_pull(const EventNetwork& net, const EventState& state) {
             state.logits[l * kVocab + n] = y.low[l] + net.bias[n];
             state.logits[(l + kWide) * kVocab + n] = y.high[l] + net.bias[n];
         }
-    }
+    });
 }
 
 template <Weights kind>

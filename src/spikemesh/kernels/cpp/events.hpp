@@ -19,7 +19,7 @@ constexpr int kVocab = 256;
 constexpr int kLanes = 32;      // texts in one pull: a spike is one bit of a word
 constexpr int kMaxNeurons = 1 << 16;  // of one population, so that a synapse's index is 16 bits
 
-// Lists of synapses, one per neuron on the `listed` side: `indices` names the neuron on the other side.
+// Lists of synapses, one for each neuron on one side: `indices` names the neurons on the other.
 struct Synapses {
     int num_lists;
     const uint32_t* starts;  // [num_lists + 1], in synapses
@@ -33,10 +33,11 @@ struct Population {
     const float* threshold;
 };
 
-// Scales turn sums of integer weights into currents, one per postsynaptic neuron; null for float weights.
+// Hidden neurons reach the stream's D neurons and then the 256 of the readout: D + 256 targets of one set of synapses.
+// Scales turn sums of integer weights into currents, one per target; null for float weights.
 struct EventBlock {
     Population stream, hidden;
-    Synapses w_in, w_out, head;  // head: from this block's hidden neurons to the readout
+    Synapses w_in, w_out;
     const float* in_scale;
     const float* out_scale;
 };
@@ -50,7 +51,7 @@ struct EventNetwork {
     std::vector<EventBlock> blocks;
     Population output;
     Synapses head;  // from the output neurons to the readout
-    const float* head_scale;
+    const float* head_scale;  // the last 256 of each out_scale are the same
     const float* readout_leak;
     const float* bias;
 };
