@@ -24,7 +24,7 @@ from spikemesh.snn import (
     model_metadata,
     to_tensors,
 )
-from spikemesh.snn import files as files_module
+from spikemesh.snn import layout as layout_module
 
 
 def logits(model: SpikingLM, tokens: npt.NDArray[np.int64]) -> Tensor:
@@ -113,7 +113,7 @@ def test_a_small_file_cannot_ask_for_a_large_model(model: SpikingLM, monkeypatch
     def made(*_: Any) -> None:
         pytest.fail("the model was made")
 
-    monkeypatch.setattr(files_module, "model_from_dense", made)
+    monkeypatch.setattr(layout_module, "model_from_dense", made)
     tensors = dense_tensors(model)
     for large in (ModelConfig(width=1 << 14, hidden=1 << 15), ModelConfig(width=49, hidden=64, num_blocks=3)):
         with pytest.raises(InvalidData, match="weights that the file describes"):

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import codecs
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from spikemesh.cli.folder import RunFolder
-from spikemesh.cli.model import load_model, load_model_file
+from spikemesh.cli.model import Tensors, read_model
 
 if TYPE_CHECKING:
-    from spikemesh.snn import SpikingLM
+    from spikemesh.snn import EventEngine, ModelConfig, SpikingLM
+
+
+class WeightFormat(StrEnum):
+    """How each synapse's weight is kept while text is written."""
+
+    FLOAT = "float"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class Losses(msgspec.Struct, frozen=True, kw_only=True):
+    """Held-out nats per byte of the model as it is, and with its weights rounded."""
+
+    float_weights: float
+    rounded_weights: float | None
 
 
 def generate(
@@ -22,25 +37,61 @@ def generate(
     length: Annotated[int, typer.Option(min=1, help="Bytes to write.")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest byte.")] = 0.7,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    weights: Annotated[
+        WeightFormat, typer.Option(help="Round the weights to 8 or 4 bits, with a scale for each neuron.")
+    ] = WeightFormat.FLOAT,
+    loss: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Also measure the loss on the held-out part of this text, a file or folder."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Write text with the merged model, one byte at a time; the state does not grow with the text."""
-    model = _model(source)
+    config, tensors = read_model(source)
+    model = _model(config, tensors, weights)
     from spikemesh.snn import sample
 
     written = sample(model, prompt.encode(), num_bytes=length, temperature=temperature, seed=seed)
     if as_json:
-        print(msgspec.json.encode({"prompt": prompt, "text": bytes(written).decode(errors="replace")}).decode())
+        answer: dict[str, object] = {"prompt": prompt, "text": bytes(written).decode(errors="replace")}
+        if loss is not None:
+            answer["loss"] = _losses(config, tensors, weights, loss)
+        print(msgspec.json.encode(answer).decode())
         return
     print(prompt, end="", flush=True)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for byte in written:
         print(decoder.decode(bytes([byte])), end="", flush=True)
     print(decoder.decode(b"", final=True))
+    if loss is not None:
+        _print_losses(_losses(config, tensors, weights, loss), weights)
 
 
-def _model(source: Path) -> SpikingLM:
-    if source.is_file():
-        return load_model_file(source)
-    run = RunFolder.existing(source)
-    return load_model(run.model_path, run.genesis())
+def _model(config: ModelConfig, tensors: Tensors, weights: WeightFormat) -> SpikingLM | EventEngine:
+    """Event by event where the kernels are compiled; torch where they are not, unless weights are to be rounded."""
+    from spikemesh.kernels import native
+    from spikemesh.snn import EventEngine, model_from_dense
+
+    if native is None and weights is WeightFormat.FLOAT:
+        return model_from_dense(config, tensors)
+    return EventEngine(config, tensors, weights=weights.value)
+
+
+def _losses(config: ModelConfig, tensors: Tensors, weights: WeightFormat, data: Path) -> Losses:
+    from spikemesh.snn import EventEngine, engine_loss
+    from spikemesh.train import HELD_OUT_BYTES, WINDOW_TOKENS, Corpus, held_out_windows
+
+    text = Corpus.load(data).held_out_text
+    windows = held_out_windows(text, num_bytes=HELD_OUT_BYTES, num_tokens=WINDOW_TOKENS)
+    formats = dict.fromkeys([WeightFormat.FLOAT, weights])
+    measured = {kind: engine_loss(EventEngine(config, tensors, weights=kind.value), windows) for kind in formats}
+    rounded = None if weights is WeightFormat.FLOAT else measured[weights]
+    return Losses(float_weights=measured[WeightFormat.FLOAT], rounded_weights=rounded)
+
+
+def _print_losses(losses: Losses, weights: WeightFormat) -> None:
+    print(f"\nheld-out loss, nats per byte: {losses.float_weights:.4f}", end="")
+    if losses.rounded_weights is not None:
+        difference = losses.rounded_weights - losses.float_weights
+        print(f" with float weights, {losses.rounded_weights:.4f} ({difference:+.4f}) with {weights.value}", end="")
+    print()

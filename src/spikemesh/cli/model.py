@@ -20,7 +20,7 @@ from spikemesh.errors import InvalidData, TicketError
 from spikemesh.files import write_file_atomic
 
 if TYPE_CHECKING:
-    from spikemesh.snn import SpikingLM
+    from spikemesh.snn import ModelConfig, SpikingLM
     from spikemesh.train import CalibrationReport
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -50,6 +50,33 @@ def save_model(path: Path, genesis: Genesis, start: Tensors, theta: npt.NDArray[
     write_file_atomic(path, write_tensors(dense_tensors(model), metadata=metadata))
 
 
+def read_model(source: Path) -> tuple[ModelConfig, Tensors]:
+    """The model of a run's folder, or of any file that describes it: `save_model`'s, or a merge of such. No torch.
+
+    `TicketError` if there is none, `InvalidData` if a file holds something else.
+    """
+    from spikemesh.snn import ModelConfig, config_from_file
+    from spikemesh.snn.config import check_tensors
+
+    if not source.is_file():
+        from spikemesh.cli.folder import RunFolder  # loads the network's rooms
+
+        run = RunFolder.existing(source)
+        if not run.model_path.is_file():
+            raise TicketError(
+                f"{run.model_path} is not there yet: it appears a minute after a volunteer has started in this folder."
+            )
+        return ModelConfig.from_dict(run.genesis().model), read_tensor_file(run.model_path.read_bytes())
+    data = source.read_bytes()
+    try:
+        tensors = read_tensor_file(data)
+        config = config_from_file(tensors, read_metadata(data))
+        check_tensors(config, tensors)
+    except InvalidData as error:
+        raise InvalidData(f"{source} holds no model that can be used: {error}") from error
+    return config, tensors
+
+
 def load_model(path: Path, genesis: Genesis) -> SpikingLM:
     """The model that `save_model` wrote."""
     from spikemesh.snn import ModelConfig, model_from_dense
@@ -60,14 +87,10 @@ def load_model(path: Path, genesis: Genesis) -> SpikingLM:
 
 
 def load_model_file(path: Path) -> SpikingLM:
-    """The model in any file that describes it: `save_model`'s, or a merge of such. `InvalidData` if it does not."""
-    from spikemesh.snn import model_from_file
+    """The model of `read_model`, as a module."""
+    from spikemesh.snn import model_from_dense
 
-    data = path.read_bytes()
-    try:
-        return model_from_file(read_tensor_file(data), read_metadata(data))
-    except InvalidData as error:
-        raise InvalidData(f"{path} holds no model that can be used: {error}") from error
+    return model_from_dense(*read_model(path))
 
 
 def calibrate_model_file(path: Path, parents: Mapping[Path, float], data: Path | None) -> CalibrationReport:

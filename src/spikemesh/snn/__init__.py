@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spikemesh.snn.config import VOCAB, ModelConfig
-    from spikemesh.snn.files import MODEL_KEY, model_from_file, model_metadata
+    from spikemesh.snn.files import MODEL_KEY, config_from_file, model_from_file, model_metadata
     from spikemesh.snn.functional import arctan_surrogate, leaky_integral, lif, lif_step
-    from spikemesh.snn.inference import EventEngine, Session
+    from spikemesh.snn.inference import EventEngine, Session, engine_loss
     from spikemesh.snn.init import initialise
     from spikemesh.snn.layout import (
         Layout,
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _FILES = {
     "config": "VOCAB ModelConfig",
-    "files": "MODEL_KEY model_from_file model_metadata",
+    "files": "MODEL_KEY config_from_file model_from_file model_metadata",
     "functional": "arctan_surrogate leaky_integral lif lif_step",
-    "inference": "EventEngine Session",
+    "inference": "EventEngine Session engine_loss",
     "init": "initialise",
     "layout": "Layout LayoutTensor dense_tensors model_from_dense model_from_tensors to_tensors",
     "model": "BlockState ModelState SpikingLM",
@@ -64,7 +64,9 @@ __all__ = [
     "StdpWindow",
     "arctan_surrogate",
     "balanced_mask",
+    "config_from_file",
     "dense_tensors",
+    "engine_loss",
     "generate",
     "initialise",
     "leaky_integral",

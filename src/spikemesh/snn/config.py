@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from spikemesh.errors import InvalidData
 from spikemesh.snn.settings import check_bounds, read_settings
 
 VOCAB = 256
@@ -70,3 +75,37 @@ class ModelConfig:
 
 
 MAX_WEIGHTS = 1 << 31
+
+
+def population_names(config: ModelConfig) -> list[str]:
+    """In the order in which currents flow."""
+    return [f"blocks.{b}.{part}" for b in range(config.num_blocks) for part in ("stream", "hidden")] + ["output"]
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a model file, by name."""
+    width, hidden, num_blocks = config.width, config.hidden, config.num_blocks
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding": (VOCAB, width),
+        "delay_mix": (config.num_input_delays, width),
+        "head.weight": (VOCAB, num_blocks * hidden + width),
+        "readout.leak_logit": (VOCAB,),
+        "readout.bias": (VOCAB,),
+    }
+    for name in population_names(config):
+        size = hidden if name.endswith("hidden") else width
+        shapes |= {f"{name}.leak_logit": (size,), f"{name}.threshold": (size,)}
+    for b in range(num_blocks):
+        shapes |= {f"blocks.{b}.w_in.weight": (hidden, width), f"blocks.{b}.w_out.weight": (width, hidden)}
+    return shapes
+
+
+def check_tensors(config: ModelConfig, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """`InvalidData` unless these are the finite float32 tensors of a model with `config`."""
+    wanted = tensor_shapes(config)
+    seen = {name: array.shape for name, array in tensors.items() if array.dtype == np.float32}
+    if seen != wanted or len(tensors) != len(wanted):
+        raise InvalidData(f"expected the float32 tensors {wanted!s:.500}, got {seen!s:.500}")
+    for name, array in tensors.items():
+        if not bool(np.isfinite(array).all()):
+            raise InvalidData(f"expected finite weights in {name}, got an infinity or NaN")

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from spikemesh.errors import InvalidData
-from spikemesh.snn.layout import model_from_dense
-from spikemesh.snn.model import ModelConfig, SpikingLM
+from spikemesh.snn.config import ModelConfig
+
+if TYPE_CHECKING:
+    from spikemesh.snn.model import SpikingLM
 
 MODEL_KEY = "spikemesh.model"
 MAX_DESCRIPTION_BYTES = 1 << 16
@@ -29,6 +31,13 @@ def model_metadata(config: ModelConfig) -> dict[str, str]:
 
 def model_from_file(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> SpikingLM:
     """The model that a file holds, see `model_from_dense`. `InvalidData` if the file does not describe or fit it."""
+    from spikemesh.snn.layout import model_from_dense
+
+    return model_from_dense(config_from_file(tensors, metadata), tensors)
+
+
+def config_from_file(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> ModelConfig:
+    """What model a file holds. `InvalidData` if it does not say, or says one that is larger than what it holds."""
     config = _described(metadata)
     num_elements = sum(array.size for array in tensors.values())
     if config.num_weights > num_elements:  # before anything of the described size is allocated
@@ -36,7 +45,7 @@ def model_from_file(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[s
             f"expected the {config.num_weights} weights that the file describes, got {num_elements}: it is another "
             "model's description"
         )
-    return model_from_dense(config, tensors)
+    return config
 
 
 def _described(metadata: Mapping[str, str]) -> ModelConfig:

@@ -11,17 +11,16 @@ A session of fewer than 8 texts pushes spikes through each text by itself; one o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.errors import InvalidData
 from spikemesh.kernels import NUM_LANES, EventNetwork, Events, EventState, Population, Weights
 from spikemesh.kernels.events import Synapses, in_one_block, quantised, synapses_by_source, synapses_by_target
-from spikemesh.snn.config import VOCAB, ModelConfig
+from spikemesh.snn.config import VOCAB, ModelConfig, check_tensors, population_names
 
 Floats = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -45,16 +44,17 @@ class EventEngine:
         self.weights: WeightFormat = weights
         self._push = Events(_network(config, tensors, Weights[weights.upper()]))
         self._pull: Events | None = None
+        self._names = population_names(config)
 
     def session(self, batch_size: int = 1) -> Session:
         """A start from rest for `batch_size` texts side by side."""
         if batch_size < 1:
             raise ValueError(f"expected at least one text, got {batch_size}")
         if batch_size < MIN_PULLED_TEXTS:
-            return Session(self._push, batch_size)
+            return Session(self._push, self._names, batch_size)
         if self._pull is None:
             self._pull = Events(_turned(self._push.network))
-        return Session(self._pull, batch_size)
+        return Session(self._pull, self._names, batch_size)
 
     @property
     def num_synapses(self) -> int:
@@ -79,11 +79,11 @@ class EventEngine:
 class Session:
     """Texts in progress: what their neurons remember, which does not grow with their length."""
 
-    def __init__(self, events: Events, batch_size: int) -> None:
+    def __init__(self, events: Events, names: Sequence[str], batch_size: int) -> None:
         self.batch_size = batch_size
         self.num_tokens = 0
         """Steps so far; each is one token of every text."""
-        self._events = events
+        self._events, self._names = events, names
         lanes = events.network.num_lanes
         self._num_texts = [min(lanes, batch_size - start) for start in range(0, batch_size, lanes)]
         self._states = [EventState.at_rest(events.network) for _ in self._num_texts]
@@ -118,14 +118,13 @@ class Session:
         network = self._events.network
         spikes = sum(state.spikes for state in self._states)
         steps = max(1, self.num_tokens * self.batch_size)
-        names = _names(network.num_blocks)
         return {
             name: float(count) / (steps * len(population.leak))
-            for name, count, population in zip(names, np.atleast_1d(spikes), network.populations, strict=True)
+            for name, count, population in zip(self._names, np.atleast_1d(spikes), network.populations, strict=True)
         }
 
 
-def loss_on(engine: EventEngine, windows: npt.NDArray[np.integer[Any]]) -> float:
+def engine_loss(engine: EventEngine, windows: npt.NDArray[np.integer[Any]]) -> float:
     """Mean nats per byte over `windows` [W, L + 1]; every window starts from a model at rest."""
     total = 0.0
     for start in range(0, len(windows), NUM_LANES):
@@ -136,44 +135,6 @@ def loss_on(engine: EventEngine, windows: npt.NDArray[np.integer[Any]]) -> float
             logits -= logits.max(axis=1, keepdims=True)
             total -= float((logits[np.arange(len(rows)), targets] - np.log(np.exp(logits).sum(axis=1))).sum())
     return total / windows[:, 1:].size
-
-
-def population_names(config: ModelConfig) -> list[str]:
-    """In the order in which currents flow."""
-    return _names(config.num_blocks)
-
-
-def _names(num_blocks: int) -> list[str]:
-    return [f"blocks.{b}.{part}" for b in range(num_blocks) for part in ("stream", "hidden")] + ["output"]
-
-
-def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a model file, by name."""
-    width, hidden, num_blocks = config.width, config.hidden, config.num_blocks
-    shapes: dict[str, tuple[int, ...]] = {
-        "embedding": (VOCAB, width),
-        "delay_mix": (config.num_input_delays, width),
-        "head.weight": (VOCAB, num_blocks * hidden + width),
-        "readout.leak_logit": (VOCAB,),
-        "readout.bias": (VOCAB,),
-    }
-    for name in population_names(config):
-        size = hidden if name.endswith("hidden") else width
-        shapes |= {f"{name}.leak_logit": (size,), f"{name}.threshold": (size,)}
-    for b in range(num_blocks):
-        shapes |= {f"blocks.{b}.w_in.weight": (hidden, width), f"blocks.{b}.w_out.weight": (width, hidden)}
-    return shapes
-
-
-def check_tensors(config: ModelConfig, tensors: Tensors) -> None:
-    """`InvalidData` unless these are the finite float32 tensors of a model with `config`."""
-    wanted = tensor_shapes(config)
-    seen = {name: array.shape for name, array in tensors.items() if array.dtype == np.float32}
-    if seen != wanted or len(tensors) != len(wanted):
-        raise InvalidData(f"expected the float32 tensors {wanted!s:.500}, got {seen!s:.500}")
-    for name, array in tensors.items():
-        if not bool(np.isfinite(array).all()):
-            raise InvalidData(f"expected finite weights in {name}, got an infinity or NaN")
 
 
 def sigmoid(logit: npt.NDArray[Any]) -> Floats:

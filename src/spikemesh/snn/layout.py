@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spikemesh.errors import InvalidData
-from spikemesh.snn.config import ModelConfig
+from spikemesh.snn.config import ModelConfig, check_tensors
 from spikemesh.snn.model import SpikingLM
 from spikemesh.snn.modules import MaskedLinear
 
@@ -135,15 +135,10 @@ def model_from_dense(config: ModelConfig, tensors: Mapping[str, npt.NDArray[Any]
     Any mask is taken: a union of two runs' models has more synapses per neuron than `config.density` says, and runs.
     Only a run's start must have the balanced masks that its layout counts on; `model_from_tensors` refuses others.
     """
+    check_tensors(config, tensors)
     model = SpikingLM(config)
-    wanted = {name: tuple(values.shape) for name, values, _ in _tensors(model)}
-    seen = {name: values.shape for name, values in tensors.items() if values.dtype == np.float32}
-    if seen != wanted or len(tensors) != len(wanted):
-        raise InvalidData(f"expected the float32 tensors {wanted!s:.500}, got {seen!s:.500}")
     with torch.no_grad():
         for name, values, mask in _tensors(model):
-            if not bool(np.isfinite(tensors[name]).all()):
-                raise InvalidData(f"expected finite weights in {name}, got an infinity or NaN")
             values.copy_(torch.from_numpy(np.array(tensors[name])))
             if mask is not None:
                 mask.copy_(values != 0)

@@ -2,7 +2,7 @@
 
 from spikemesh.train.calibrate import CalibrationReport, Refit, calibrate, calibration_tokens, mean_rates
 from spikemesh.train.data import Bytes, Corpus, Document, batch, held_out_windows
-from spikemesh.train.evaluate import held_out_loss, loss_on
+from spikemesh.train.evaluate import HELD_OUT_BYTES, WINDOW_TOKENS, held_out_loss, loss_on
 from spikemesh.train.inner import StepResult, make_optimiser, next_byte_loss, train_step
 from spikemesh.train.ngram import bigram_loss, unigram_loss
 from spikemesh.train.outer import OuterState, contribution_weight, outer_step
@@ -10,6 +10,8 @@ from spikemesh.train.recipe import Recipe
 from spikemesh.train.trainee import StepStatistics, Trainee, Update
 
 __all__ = [
+    "HELD_OUT_BYTES",
+    "WINDOW_TOKENS",
     "Bytes",
     "CalibrationReport",
     "Corpus",

@@ -110,8 +110,7 @@ class Events {
         require(spikes.size() == populations_.size() && logits.size() == lanes * kVocab, "expected counts and logits");
         const EventState state{static_cast<int>(lanes), clock, token.data(), counted_lanes, tokens.data(),
                                potentials.data(), sent.data(), spikes.data(), logits.data()};
-        nb::gil_scoped_release release;
-        SPIKEMESH_PICK(step_events)(network_, state);
+        run([&] { SPIKEMESH_PICK(step_events)(network_, state); });
     }
 
   private:
