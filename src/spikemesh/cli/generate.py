@@ -70,10 +70,13 @@ def generate(
 def _model(config: ModelConfig, tensors: Tensors, weights: WeightFormat) -> SpikingLM | EventEngine:
     """Event by event where the kernels are compiled; torch where they are not, unless weights are to be rounded."""
     from spikemesh.kernels import native
-    from spikemesh.snn import EventEngine, model_from_dense
 
     if native is None and weights is WeightFormat.FLOAT:
+        from spikemesh.snn import model_from_dense
+
         return model_from_dense(config, tensors)
+    from spikemesh.snn import EventEngine
+
     return EventEngine(config, tensors, weights=weights.value)
 
 
