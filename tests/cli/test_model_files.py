@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from spikemesh import merge
+from spikemesh import kernels, merge
 from spikemesh.cli import main
 from spikemesh.cli.model import calibrate_model_file, load_model_file
 from spikemesh.codec import read_metadata, read_tensor_file, write_tensors
 from spikemesh.errors import InvalidData
+from spikemesh.kernels import native
 from spikemesh.snn import Layout, ModelConfig, dense_tensors, generate, initialise, model_metadata, spike_rates
 from spikemesh.train import calibration_tokens
 
@@ -118,3 +120,44 @@ def test_calibration_leaves_the_file_alone_if_a_parent_is_none_of_ours(parents: 
     with pytest.raises(InvalidData, match=r"stranger\.safetensors"):
         calibrate_model_file(merged, {parents[0]: 1.0, stranger: 1.0}, TEXT)
     assert merged.read_bytes() == before
+
+
+def test_generate_rounds_weights_and_measures_the_loss(run: Run, parents: list[Path]) -> None:
+    arguments = ("generate", parents[0], "--length", "20", "--temperature", "0", "--loss", TEXT)
+    losses = {}
+    for weights in ("float", "int8", "int4"):
+        code, out, _ = run(*arguments, "--weights", weights, "--json")
+        assert code == 0
+        losses[weights] = json.loads(out)["loss"]
+    assert losses["float"]["rounded_weights"] is None
+    plain = losses["float"]["float_weights"]
+    assert 2 < plain < 12
+    for weights, allowed in (("int8", 0.05), ("int4", 0.5)):
+        assert losses[weights]["float_weights"] == plain
+        assert 0 < abs(losses[weights]["rounded_weights"] - plain) < allowed
+    code, out, _ = run(*arguments, "--weights", "int4")
+    expected = f"{plain:.4f} with float weights, {losses['int4']['rounded_weights']:.4f} ("
+    assert code == 0 and expected in out.splitlines()[-1] and out.splitlines()[-1].endswith(" with int4")
+    assert run("generate", parents[0], "--weights", "int2")[0] == 2
+    assert run(*arguments[:-1], TEXT.parent / "nowhere.txt")[0] == 8
+
+
+@pytest.mark.skipif(native is None, reason="without compiled kernels, torch writes the text")
+def test_generate_loads_no_torch(parents: list[Path]) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        f"sys.argv = ['spikemesh', 'generate', {str(parents[0])!r}, '--length', '3']\n"
+        "from spikemesh.cli import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_generate_runs_on_torch_without_kernels(run: Run, parents: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("generate", parents[0], "--length", "40", "--seed", "2")
+    expected = run(*arguments)
+    monkeypatch.setattr(kernels, "native", None)
+    monkeypatch.setattr("spikemesh.snn.inference.EventEngine", None)
+    assert run(*arguments) == expected

@@ -19,7 +19,7 @@ GUARD = np.full(67, 0xA5, np.uint8)
 
 
 @contextmanager
-def _using(name: str) -> Iterator[None]:
+def using(name: str) -> Iterator[None]:
     native.use_instruction_set(name)
     try:
         yield
@@ -51,7 +51,7 @@ def combine(name: str, window: Window, num_out_bytes: int | None = None) -> tupl
     if name == "numpy":
         *counts, first_bad, first_bad_base = twin.combine(*asked)
     else:
-        with _using(name):
+        with using(name):
             *counts, first_bad, first_bad_base = native.combine(*asked)
     assert np.array_equal(memory[: len(GUARD)], GUARD)
     assert np.array_equal(memory[len(GUARD) + size :], GUARD)
@@ -62,6 +62,6 @@ def scan(name: str, data: bytes, element: Element) -> tuple[int, int, float, flo
     if name == "numpy":
         assert element.code is not None
         return twin.scan(unaligned(data), element.code)
-    with _using(name):
+    with using(name):
         nonzero, non_finite, smallest, largest = native.scan(unaligned(data), element.code)
     return nonzero, non_finite, smallest, largest

@@ -126,7 +126,8 @@ class Events {
 void bind_events(nb::module_& m) {
     nb::class_<Events>(m, "Events")
         .def(nb::init<int, bool, int, In<float>, In<float>, std::vector<PopulationArrays>, std::vector<SynapseArrays>, In<float>, In<float>>())
-        .def("step", &Events::step);
+        .def("step", &Events::step, nb::arg(), nb::arg(), nb::arg(), nb::arg().noconvert(), nb::arg().noconvert(),
+             nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert());  // a copy would take what is written
 }
 
 }  // namespace spikemesh
