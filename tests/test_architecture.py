@@ -48,7 +48,7 @@ ROOMS: Mapping[str, Room] = {
     "transport": _room(
         "the transport is how bytes reach others; what they mean is decided above it", "", "iroh fsspec"
     ),
-    "snn": _room("neurons and layers know of no delta, network or disk", "kernels", "numpy torch safetensors"),
+    "snn": _room("neurons and layers know of no delta, network or disk", "kernels", "numpy torch safetensors", "nir"),
     "train": _room("training runs without a network", "snn codec", "numpy torch"),
     "checkpoint": _room(
         "merging files needs no torch; only reading a .pt file does, late",
@@ -67,6 +67,7 @@ ROOMS: Mapping[str, Room] = {
         "the command line is the one room that wires the others together",
         "kernels crdt codec files store transport snn train checkpoint node sim dashboard",
         EVERYWHERE,
+        "nir",
     ),
     "errors": _room("the error tree stands below everything"),
     "__init__": _room("importing the package must cost nothing: it would be paid by every room", "checkpoint"),

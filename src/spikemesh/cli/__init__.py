@@ -14,10 +14,10 @@ import typer
 from spikemesh.cli.exits import EXIT_CODES_HELP, exit_code, first_error
 from spikemesh.cli.names import shown
 
-VERBS = ("demo", "init", "join", "status", "generate", "merge", "verify", "inspect")
+VERBS = ("demo", "init", "join", "status", "generate", "export", "merge", "verify", "inspect")
 """In the order of the help. Each is a function of that name in the module of that name."""
 
-FILE_VERBS = ("merge", "verify", "inspect")
+FILE_VERBS = ("generate", "export", "merge", "verify", "inspect")
 """These multiply no matrices. NumPy's BLAS would start threads for it, which spin where files are to be read."""
 
 
