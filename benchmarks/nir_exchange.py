@@ -114,13 +114,14 @@ def run_there(python: Path, graph: Path, **arrays: npt.NDArray[np.generic]) -> d
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=100, help="of training")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=60, help="of training")
     report = Report(__file__, parser=parser)
     python, corpus = install(), Corpus.standard_library()
     torch.set_num_threads(1)
     configs = {
         "tiny": find_preset("tiny")[0],
+        "demo": find_preset("demo")[0],
         "deep": ModelConfig(width=24, hidden=40, num_blocks=3, density=0.25),
     }
     with tempfile.TemporaryDirectory() as place:

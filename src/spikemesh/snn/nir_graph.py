@@ -211,8 +211,8 @@ def _uniform_population(tensors: Tensors, name: str, dt: float) -> Any:
 def _numbered(nodes: Nodes, edges: Edges) -> tuple[Nodes, Edges]:
     """The same with names whose alphabetical order is that of the graph.
 
-    A NIR file lists its nodes by name, and nirtorch 2.6, which importers build on, fails on a subgraph that comes before
-    what leads to it.
+    A NIR file lists its nodes by name, and nirtorch 2.6, which importers build on, fails on a subgraph that stands
+    before what leads to it.
     """
     names = {name: f"n{number:03}_{name}" for number, name in enumerate(nodes)}
     named = {names[name]: node for name, node in nodes.items()}
