@@ -116,29 +116,34 @@ INLINE void fire(const Population& p, const float* __restrict x, float* __restri
     for (int n = p.size; n % 64; ++n) spiked[n] = 0;
 }
 
-// How far ahead of the additions synapses are fetched, in bytes: their lists lie anywhere in memory.
-constexpr int kAhead = 8192;
-constexpr int kLine = 64;
+// Synapses between the additions and what is fetched: lists lie anywhere in memory.
+constexpr uint32_t kAhead = 1024;
+constexpr uint32_t kChunk = 32;  // synapses between two fetches: a line of indices
 
-INLINE void fetch(const void* data, int lines) {
-    for (int l = 0; l < lines; ++l) __builtin_prefetch(static_cast<const uint8_t*>(data) + l * kLine);
+template <Weights kind>
+INLINE void fetch(const Synapses& synapses, uint32_t j) {
+    __builtin_prefetch(synapses.indices + j);
+    for (uint32_t k = j; k < j + kChunk; k += 512 / Kind<kind>::bits) __builtin_prefetch(address<kind>(synapses.weights, k));
 }
 
+// While a list is added, one that comes later is fetched, line by line: lists are about as long as each other. All lines
+// at once would wait for each other.
 template <Weights kind>
 INLINE void push(const Synapses& synapses, const Events& events, typename Kind<kind>::Sum* __restrict sums) {
     const uint16_t* indices = synapses.indices;
-    // Lists are about as long as each other: a fixed number of lines, and of events to be ahead, predicts well.
-    const int mean = static_cast<int>(synapses.starts[synapses.num_lists] / static_cast<uint32_t>(synapses.num_lists)) + 1;
-    const int index_lines = 2 * mean / kLine + 1, weight_lines = Kind<kind>::bits * mean / (8 * kLine) + 1;
-    const int ahead = 1 + kAhead / ((index_lines + weight_lines) * kLine);
+    const uint32_t mean = synapses.starts[synapses.num_lists] / static_cast<uint32_t>(synapses.num_lists) + 1;
+    const int ahead = static_cast<int>(1 + kAhead / mean);
     for (int i = 0; i < events.count; ++i) {
-        if (i + ahead < events.count) {
-            const uint32_t later = synapses.starts[events.neurons[i + ahead]];
-            fetch(indices + later, index_lines);
-            fetch(address<kind>(synapses.weights, later), weight_lines);
-        }
+        const int later = i + ahead < events.count ? i + ahead : events.count - 1;
+        uint32_t j = synapses.starts[events.neurons[i]], far = synapses.starts[events.neurons[later]];
         const uint32_t stop = synapses.starts[events.neurons[i] + 1];
-        for (uint32_t j = synapses.starts[events.neurons[i]]; j < stop; ++j) sums[indices[j]] += Kind<kind>::at(synapses.weights, j);
+        for (; j + kChunk <= stop; j += kChunk, far += kChunk) {
+            fetch<kind>(synapses, far);
+#pragma GCC unroll 32
+            for (uint32_t k = 0; k < kChunk; ++k) sums[indices[j + k]] += Kind<kind>::at(synapses.weights, j + k);
+        }
+        fetch<kind>(synapses, far);
+        for (; j < stop; ++j) sums[indices[j]] += Kind<kind>::at(synapses.weights, j);
     }
 }
 
