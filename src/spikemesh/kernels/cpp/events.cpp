@@ -1,4 +1,5 @@
 // Compiled once per instruction set (ISA names the namespace), without contraction: what is fused says so.
+// Lists of 4-bit weights are of even length, so that their bytes are theirs alone.
 #include "events.hpp"
 
 #include <cstring>
@@ -18,28 +19,28 @@ namespace spikemesh::ISA {
 // u = leak * v + x, rounded once, as torch's addcmul does.
 INLINE float leaky(float leak, float v, float x) { return __builtin_fmaf(leak, v, x); }
 
-// The j-th weight of a list, and what its sums are kept in.
+// Weight j + k, where j is even, and what sums of weights are kept in.
 template <Weights kind>
 struct Kind;
 template <>
 struct Kind<Weights::Float> {
     using Sum = float;
     static constexpr int bits = 32;
-    INLINE float at(const void* weights, uint32_t j) { return static_cast<const float*>(weights)[j]; }
+    INLINE float at(const void* weights, uint32_t j, uint32_t k) { return static_cast<const float*>(weights)[j + k]; }
 };
 template <>
 struct Kind<Weights::Int8> {
     using Sum = int32_t;
     static constexpr int bits = 8;
-    INLINE int32_t at(const void* weights, uint32_t j) { return static_cast<const int8_t*>(weights)[j]; }
+    INLINE int32_t at(const void* weights, uint32_t j, uint32_t k) { return static_cast<const int8_t*>(weights)[j + k]; }
 };
 template <>
 struct Kind<Weights::Int4> {
     using Sum = int32_t;
     static constexpr int bits = 4;
-    INLINE int32_t at(const void* weights, uint32_t j) {
-        const int32_t pair = static_cast<const int8_t*>(weights)[j >> 1];
-        return j & 1 ? pair >> 4 : static_cast<int32_t>(static_cast<uint32_t>(pair) << 28) >> 28;
+    INLINE int32_t at(const void* weights, uint32_t j, uint32_t k) {
+        const int32_t pair = static_cast<const int8_t*>(weights)[(j >> 1) + (k >> 1)];
+        return k & 1 ? pair >> 4 : static_cast<int32_t>(static_cast<uint32_t>(pair) << 28) >> 28;
     }
 };
 
@@ -140,10 +141,10 @@ INLINE void push(const Synapses& synapses, const Events& events, typename Kind<k
         for (; j + kChunk <= stop; j += kChunk, far += kChunk) {
             fetch<kind>(synapses, far);
 #pragma GCC unroll 32
-            for (uint32_t k = 0; k < kChunk; ++k) sums[indices[j + k]] += Kind<kind>::at(synapses.weights, j + k);
+            for (uint32_t k = 0; k < kChunk; ++k) sums[indices[j + k]] += Kind<kind>::at(synapses.weights, j, k);
         }
         fetch<kind>(synapses, far);
-        for (; j < stop; ++j) sums[indices[j]] += Kind<kind>::at(synapses.weights, j);
+        for (uint32_t k = 0; j + k < stop; ++k) sums[indices[j + k]] += Kind<kind>::at(synapses.weights, j, k);
     }
 }
 
@@ -333,10 +334,10 @@ INLINE uint32_t fire(const Population& p, int n, const Lanes<float>& x, float* v
     return word_of(low) | word_of(high) << 16;
 }
 
-// Synapses [j, stop) of one list into sums.
+// Synapse j + k, where j is even, into sums.
 template <Weights kind>
-INLINE void pull_list(const Synapses& synapses, const uint32_t* spikes, uint32_t j, uint32_t stop, Lanes<typename Kind<kind>::Sum>& sums) {
-    for (; j < stop; ++j) add_where(spikes + synapses.indices[j], Kind<kind>::at(synapses.weights, j), sums);
+INLINE void add_synapse(const Synapses& synapses, const uint32_t* spikes, uint32_t j, uint32_t k, Lanes<typename Kind<kind>::Sum>& sums) {
+    add_where(spikes + synapses.indices[j + k], Kind<kind>::at(synapses.weights, j, k), sums);
 }
 
 // For every postsynaptic neuron: `take(n, sums)`, where the sums start from `from(n)`. Two neurons at a time, as each
@@ -349,26 +350,26 @@ INLINE void pull(const Synapses& synapses, const uint32_t* spikes, From from, Ta
         const uint32_t start = synapses.starts[n], middle = synapses.starts[n + 1], stop = synapses.starts[n + 2];
         const uint32_t both = middle - start < stop - middle ? middle - start : stop - middle;
         Sums first = from(n), second = from(n + 1);
-        const auto add = [&](uint32_t j) {
-            add_where(spikes + synapses.indices[start + j], Kind<kind>::at(synapses.weights, start + j), first);
-            add_where(spikes + synapses.indices[middle + j], Kind<kind>::at(synapses.weights, middle + j), second);
-        };
         uint32_t j = 0;
         for (; j + 8 <= both; j += 8) {
             // The next two lists, as far in as these two are.
             __builtin_prefetch(synapses.indices + stop + 2 * j);
             __builtin_prefetch(address<kind>(synapses.weights, stop + 2 * j));
-            for (uint32_t k = 0; k < 8; ++k) add(j + k);
+#pragma GCC unroll 8
+            for (uint32_t k = 0; k < 8; ++k) {
+                add_synapse<kind>(synapses, spikes, start + j, k, first);
+                add_synapse<kind>(synapses, spikes, middle + j, k, second);
+            }
         }
-        for (; j < both; ++j) add(j);
-        pull_list<kind>(synapses, spikes, start + both, middle, first);
-        pull_list<kind>(synapses, spikes, middle + both, stop, second);
+        for (uint32_t k = j; k < middle - start; ++k) add_synapse<kind>(synapses, spikes, start, k, first);
+        for (uint32_t k = j; k < stop - middle; ++k) add_synapse<kind>(synapses, spikes, middle, k, second);
         take(n, first);
         take(n + 1, second);
     }
     for (; n < synapses.num_lists; ++n) {
         Sums sums = from(n);
-        pull_list<kind>(synapses, spikes, synapses.starts[n], synapses.starts[n + 1], sums);
+        const uint32_t start = synapses.starts[n], stop = synapses.starts[n + 1];
+        for (uint32_t k = 0; k < stop - start; ++k) add_synapse<kind>(synapses, spikes, start, k, sums);
         take(n, sums);
     }
 }
