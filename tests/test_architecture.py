@@ -386,7 +386,7 @@ def test_importing_the_package_costs_nothing() -> None:
 
 def test_the_merge_loads_no_network_or_event_loop() -> None:
     code = (
-        "import sys, numpy, msgspec, blake3\n"
+        "import sys, logging, numpy, msgspec, blake3\n"  # logging, in which the kernels say if they are missing
         "before = set(sys.modules)\n"
         "import spikemesh.crdt\n"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"

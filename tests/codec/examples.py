@@ -7,7 +7,6 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spikemesh.codec import TOP_K, Hello, PeerInfo, QuantisedDelta, Table, run_id, sign_record
-from spikemesh.codec.quantiser import MAX_SCALE, num_blocks
 from spikemesh.crdt import (
     CHUNK_COORDINATES,
     Contribution,
@@ -19,6 +18,7 @@ from spikemesh.crdt import (
     SyncMessage,
     TensorSpec,
 )
+from spikemesh.kernels.codes import MAX_SCALE, num_blocks
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 AUTHOR = KEY.public_key().public_bytes_raw()

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spikemesh.codec import select_top_k
-from spikemesh.codec.quantiser import BLOCK_VALUES, SCALE_CANDIDATES, UNITS
+from spikemesh.kernels.codes import BLOCK_VALUES, UNITS
+from spikemesh.kernels.delta_twin import SCALE_CANDIDATES
 
 Floats = npt.NDArray[np.float64]
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.codec.attacks import deltas, genesis, messages, records
 from tests.codec.examples import CHUNK, CONTRIBUTION, GENESIS, HELLO, KEY, RETRACTION, RUN, SYNC, random_delta
+from tests.kernels.implementations import ALL, using
 
 from spikemesh.codec import (
     decode_delta,
@@ -115,6 +116,37 @@ ATTACKS = [
 @pytest.mark.parametrize(("read", "data"), ATTACKS)
 def test_attack_is_refused(read: Reader, data: bytes) -> None:
     assert not survives(read, data)
+
+
+def _reasons(data: bytes, num_coordinates: int) -> set[str]:
+    """What each implementation of the kernels says of a delta."""
+    reasons = set()
+    for name in ALL:
+        with using(name):
+            try:
+                reasons.add(repr(encode_delta(decode_delta(data, num_coordinates=num_coordinates))))
+            except InvalidData as error:
+                reasons.add(str(error))
+    return reasons
+
+
+def test_all_implementations_refuse_a_delta_for_the_same_reason() -> None:
+    for name, data in deltas.attacks():
+        assert len(_reasons(data, deltas.NUM_COORDINATES)) == 1, name
+    for name, data in deltas.large_attacks():
+        assert len(_reasons(data, CHUNK)) == 1, name
+
+
+@pytest.mark.parametrize("density", [0.0, 1 / 64, 0.25, 0.5, 1.0])
+def test_all_implementations_judge_a_mutated_delta_the_same(density: float) -> None:
+    rng = np.random.default_rng(9)
+    num_coordinates = CHUNK + 3000
+    good = encode_delta(random_delta(rng, num_coordinates, density))
+    for _ in range(20):
+        data = bytearray(good)
+        for place in rng.integers(8 * deltas.BODY, 8 * len(data), rng.integers(1, 3)).tolist():
+            data[place // 8] ^= 1 << place % 8
+        assert len(_reasons(bytes(data), num_coordinates)) == 1
 
 
 @pytest.mark.parametrize("name", FORMAT_NAMES)

@@ -23,8 +23,10 @@ from spikemesh.codec import (
     decode_delta,
     encode_delta,
     max_delta_bytes,
-    rice,
+    read_delta,
 )
+from spikemesh.crdt import IntegerSum
+from spikemesh.kernels import rice
 
 GOLDEN = Path(__file__).parent / "golden"
 PAGE = Path(__file__).parents[2] / "docs" / "design" / "wire-format.md"
@@ -68,8 +70,8 @@ def test_round_trip(num_coordinates: int, density: float, table: str, seed: int)
 def test_positions_take_the_smallest_form(num_coordinates: int, data: st.DataObject) -> None:
     chosen = data.draw(st.sets(st.integers(0, num_coordinates - 1)))
     positions = np.array(sorted(chosen), np.int64)
-    form, encoded = rice.encode_positions(positions, num_coordinates)
-    assert rice.decode_positions(form, encoded, len(positions), num_coordinates).tolist() == positions.tolist()
+    form, encoded = rice.encode_chunk(positions, num_coordinates)
+    assert rice.decode_chunk(form, encoded, len(positions), num_coordinates).tolist() == positions.tolist()
     gaps = np.diff(positions, prepend=-1) - 1
     sizes = [math.ceil(num_coordinates / 8)]
     sizes += [math.ceil(sum((int(gap) >> k) + 1 + k for gap in gaps) / 8) for k in range(20)]
@@ -175,6 +177,41 @@ def test_a_delta_out_of_range_cannot_be_made(changes: dict[str, object]) -> None
         QuantisedDelta(
             **{**{name: getattr(DELTA, name) for name in DELTA.__dataclass_fields__}, **changes}  # type: ignore[arg-type]
         )
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    st.integers(1, 2 * CHUNK + 10),
+    st.sampled_from([0.0, 0.0001, 1 / 64, 0.25, 0.99, 1.0]),
+    st.sampled_from([1, -1, 4096]),
+    st.integers(0, 2**32),
+)
+def test_a_packed_delta_is_folded_as_its_integers_are(
+    num_coordinates: int, density: float, weight: int, seed: int
+) -> None:
+    delta = random_delta(np.random.default_rng(seed), num_coordinates, density, DENSE)
+    packed = read_delta(encode_delta(delta), num_coordinates=num_coordinates)
+    assert same(packed.unpack(), delta)
+    before = IntegerSum.zero(num_coordinates).fold([(delta.to_delta(), 7)])
+    digest = [blake3(chunk.values.tobytes()).digest() for chunk in before.chunks]
+    expected = before.fold([(delta.to_delta(), weight), (delta.to_delta(), 3)])
+    assert before.fold([(packed, weight), (packed, 3)]) == expected
+    assert before.fold([(packed, weight), (packed, 3), (packed, -3), (packed, -weight)]) == before
+    assert [blake3(chunk.values.tobytes()).digest() for chunk in before.chunks] == digest
+
+
+def test_a_sum_shares_the_chunks_that_a_delta_does_not_touch() -> None:
+    delta = delta_at(np.random.default_rng(0), 3 * CHUNK, np.array([5, 2 * CHUNK]))
+    packed = read_delta(encode_delta(delta), num_coordinates=3 * CHUNK)
+    before = IntegerSum.zero(3 * CHUNK)
+    for addend in (packed, delta.to_delta()):
+        assert addend.touched() == [0, 2]
+        after = before.fold([(addend, 1)])
+        assert [new is old for new, old in zip(after.chunks, before.chunks, strict=True)] == [False, True, False]
+        assert not any(chunk.values.flags.writeable for chunk in after.chunks)
+    nothing = read_delta(encode_delta(delta_at(np.random.default_rng(0), 9, np.array([], np.int64))), num_coordinates=9)
+    zero = IntegerSum.zero(9)
+    assert nothing.touched() == [] and zero.fold([(nothing, 1)]) is zero
 
 
 def test_tables_differ_in_bytes() -> None:

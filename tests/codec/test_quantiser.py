@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from tests.codec import fit_tables
 
 from spikemesh.codec import DENSE, TABLES, TOP_K, Table, dequantise, quantise, select_top_k
-from spikemesh.codec.quantiser import BLOCK_VALUES, MAX_SCALE, UNITS, quanta
 from spikemesh.crdt import QUANTUM_BITS
+from spikemesh.kernels.codes import BLOCK_VALUES, MAX_SCALE, UNITS, quanta
 
 GRID = -26
 
@@ -119,7 +119,7 @@ def test_quantise_is_bounded_and_exact_to_read(values: Floats) -> None:
         codes, scales = quantise(values, table, GRID)
         assert codes.shape == values.shape and scales.shape == (-(-len(values) // BLOCK_VALUES),)
         assert (codes < 16).all() and (scales <= MAX_SCALE).all()
-        numbers = quanta(codes, scales, table)
+        numbers = quanta(codes, scales, table.level_array)
         assert (np.abs(numbers.astype(np.int64)) < 1 << QUANTUM_BITS).all()
         exact = numbers.astype(np.float64) * 2.0**GRID
         assert (dequantise(codes, scales, table, GRID) == exact).all()

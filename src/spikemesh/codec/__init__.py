@@ -1,6 +1,14 @@
 """Values to bytes and back. Every format has one `decode` that checks everything before anything is used."""
 
-from spikemesh.codec.delta import MAX_COORDINATES, QuantisedDelta, decode_delta, encode_delta, max_delta_bytes
+from spikemesh.codec.delta import (
+    MAX_COORDINATES,
+    PackedDelta,
+    QuantisedDelta,
+    decode_delta,
+    encode_delta,
+    max_delta_bytes,
+    read_delta,
+)
 from spikemesh.codec.messages import (
     MAX_MESSAGE_BYTES,
     MAX_PART_BYTES,
@@ -50,6 +58,7 @@ __all__ = [
     "GetSnapshot",
     "Hello",
     "Message",
+    "PackedDelta",
     "PeerInfo",
     "QuantisedDelta",
     "Refused",
@@ -72,6 +81,7 @@ __all__ = [
     "max_delta_bytes",
     "pack_wires",
     "quantise",
+    "read_delta",
     "read_metadata",
     "read_tensor_file",
     "read_tensors",

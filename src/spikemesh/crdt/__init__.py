@@ -4,7 +4,7 @@
 """
 
 from spikemesh.crdt.context import CausalContext
-from spikemesh.crdt.integer_sum import CHUNK_COORDINATES, QUANTUM_BITS, Delta, IntegerSum
+from spikemesh.crdt.integer_sum import QUANTUM_BITS, Addend, Delta, IntegerSum
 from spikemesh.crdt.orset import RecordSet
 from spikemesh.crdt.records import (
     MAX_SEQ,
@@ -18,6 +18,7 @@ from spikemesh.crdt.records import (
 )
 from spikemesh.crdt.replica import Replica
 from spikemesh.crdt.sync import LogSummary, SyncMessage, SyncState, next_message, receive
+from spikemesh.kernels.rice import CHUNK_COORDINATES
 
 STATE_TYPES = (CausalContext, RecordSet, Replica)
 
@@ -27,6 +28,7 @@ __all__ = [
     "QUANTUM_BITS",
     "STATE_TYPES",
     "WEIGHT_ONE",
+    "Addend",
     "CausalContext",
     "Contribution",
     "Delta",

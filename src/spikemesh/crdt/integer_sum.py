@@ -8,18 +8,17 @@ Hallberg & Adcroft 2014 (order-invariant sums of fixed-point numbers); Sapio et 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
 from spikemesh.crdt.records import WEIGHT_ONE
-
-CHUNK_COORDINATES = 65_536
-"""Coordinates per chunk of the sum, of a delta and of their digests."""
+from spikemesh.kernels.rice import CHUNK_COORDINATES, chunk_sizes, num_chunks
 
 QUANTUM_BITS = 27
 """|quantum| < 2**QUANTUM_BITS."""
@@ -28,9 +27,27 @@ MAX_CONTRIBUTIONS = 1 << 20
 """Up to so many contributions on one coordinate the sum is proven not to wrap."""
 
 
+Sums = npt.NDArray[np.int64]
+
+
+class Addend(Protocol):
+    """What a sum folds: an integer vector over the coordinates, below 2**QUANTUM_BITS, however it is kept."""
+
+    @property
+    def num_coordinates(self) -> int: ...
+
+    def touched(self) -> Sequence[int]:
+        """The numbers of the chunks in which it may be other than zero, ascending."""
+        ...
+
+    def add(self, weight: int, before: Sequence[Sums], after: Sequence[Sums]) -> None:
+        """after = before + weight * this, in the chunks that it touches, in their order. Both may be the same array."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """A sparse integer vector: `quanta[k]` (int32) at the strictly ascending coordinates `indices[k]` (int64)."""
+    """The plain addend: `quanta[k]` (int32) at the strictly ascending coordinates `indices[k]` (int64)."""
 
     num_coordinates: int
     indices: npt.NDArray[np.int64]
@@ -50,12 +67,29 @@ class Delta:
         if int(np.abs(self.quanta.astype(np.int64)).max()) >= 1 << QUANTUM_BITS:
             raise ValueError(f"a quantum needs more than {QUANTUM_BITS} bits")
 
+    def touched(self) -> list[int]:
+        bounds = self._bounds()
+        return [int(number) for number in np.flatnonzero(bounds[:-1] < bounds[1:])]
+
+    def add(self, weight: int, before: Sequence[Sums], after: Sequence[Sums]) -> None:
+        bounds = self._bounds()
+        for number, old, new in zip(self.touched(), before, after, strict=True):
+            part = slice(bounds[number], bounds[number + 1])
+            if new is not old:
+                np.copyto(new, old)
+            new[self.indices[part] - number * CHUNK_COORDINATES] += self.quanta[part] * np.int64(weight)
+
+    def _bounds(self) -> Sums:
+        """Where each chunk's values begin, and the end of the last."""
+        starts = np.arange(num_chunks(self.num_coordinates) + 1) * CHUNK_COORDINATES
+        return np.searchsorted(self.indices, starts)
+
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
     """The sum over up to CHUNK_COORDINATES neighbouring coordinates: int64, read-only, shared between sums."""
 
-    values: npt.NDArray[np.int64]
+    values: Sums
 
     @cached_property
     def digest(self) -> bytes:
@@ -65,7 +99,7 @@ class Chunk:
         return self.values.astype("<i8", copy=False).tobytes()
 
 
-def _frozen(values: npt.NDArray[np.int64]) -> Chunk:
+def _frozen(values: Sums) -> Chunk:
     values.flags.writeable = False
     return Chunk(values)
 
@@ -91,21 +125,25 @@ class IntegerSum:
             raise ValueError(f"expected chunks of {sizes} coordinates, got {[len(a) for a in arrays]}")
         return cls(num_coordinates, tuple(_frozen(a) for a in arrays))
 
-    def fold(self, terms: Iterable[tuple[Delta, int]]) -> IntegerSum:
-        """Add `weight * delta` for every (delta, weight); a negative weight unfolds. Touched chunks are copied once."""
-        fresh: dict[int, npt.NDArray[np.int64]] = {}
-        for delta, weight in terms:
-            if delta.num_coordinates != self.num_coordinates:
+    def fold(self, terms: Iterable[tuple[Addend, int]]) -> IntegerSum:
+        """Add `weight * addend` for every (addend, weight); a negative weight unfolds.
+
+        Chunks that no addend touches are shared with the new sum; the others are read once and written once.
+        """
+        fresh: dict[int, Sums] = {}
+        for addend, weight in terms:
+            if addend.num_coordinates != self.num_coordinates:
                 raise ValueError(
-                    f"a delta over {delta.num_coordinates} coordinates does not fit a sum over {self.num_coordinates}"
+                    f"a delta over {addend.num_coordinates} coordinates does not fit a sum over {self.num_coordinates}"
                 )
             if not 0 < abs(weight) <= WEIGHT_ONE:
                 raise ValueError(f"a weight is 1..{WEIGHT_ONE} of 1/{WEIGHT_ONE}ths, got {weight}")
-            for number, start, stop in _touched(delta):
+            touched = addend.touched()
+            before = [fresh[number] if number in fresh else self.chunks[number].values for number in touched]
+            for number in touched:
                 if number not in fresh:
-                    fresh[number] = self.chunks[number].values.copy()
-                local = delta.indices[start:stop] - number * CHUNK_COORDINATES
-                fresh[number][local] += delta.quanta[start:stop] * np.int64(weight)
+                    fresh[number] = np.empty_like(self.chunks[number].values)
+            addend.add(weight, before, [fresh[number] for number in touched])
         if not fresh:
             return self
         chunks = tuple(_frozen(fresh[i]) if i in fresh else chunk for i, chunk in enumerate(self.chunks))
@@ -142,14 +180,4 @@ class IntegerSum:
 def _chunk_sizes(num_coordinates: int) -> list[int]:
     if num_coordinates < 1:
         raise ValueError(f"a run has at least one coordinate, not {num_coordinates}")
-    starts = range(0, num_coordinates, CHUNK_COORDINATES)
-    return [min(CHUNK_COORDINATES, num_coordinates - start) for start in starts]
-
-
-def _touched(delta: Delta) -> Iterator[tuple[int, int, int]]:
-    """(chunk number, first, past-last position in the delta) for every chunk that the delta sends something to."""
-    num_chunks = -(-delta.num_coordinates // CHUNK_COORDINATES)
-    bounds = np.searchsorted(delta.indices, np.arange(num_chunks + 1) * CHUNK_COORDINATES)
-    for number in range(num_chunks):
-        if bounds[number] < bounds[number + 1]:
-            yield number, int(bounds[number]), int(bounds[number + 1])
+    return [int(size) for size in chunk_sizes(num_coordinates)]

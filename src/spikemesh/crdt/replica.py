@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from spikemesh.crdt.integer_sum import MAX_CONTRIBUTIONS, Delta, IntegerSum
+from spikemesh.crdt.integer_sum import MAX_CONTRIBUTIONS, Addend, IntegerSum
 from spikemesh.crdt.orset import RecordSet
 from spikemesh.crdt.records import Contribution, Record
 
-Deltas = Callable[[Contribution], Delta]
+Deltas = Callable[[Contribution], Addend]
 """Where the delta of a contribution is read from; it must be the one whose bytes hash to `delta_hash`."""
 
 
@@ -74,7 +74,7 @@ class Replica:
 
 def _terms(
     before: Mapping[bytes, Contribution], after: Mapping[bytes, Contribution], deltas: Deltas
-) -> Iterator[tuple[Delta, int]]:
+) -> Iterator[tuple[Addend, int]]:
     """What leads from the sum over `before` to the sum over `after`: arrivals added, removals taken back."""
     for tag in after.keys() - before.keys():
         yield deltas(after[tag]), after[tag].weight

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from spikemesh.codec import decode_delta, decode_record
-from spikemesh.crdt import Contribution, Delta, Genesis, IntegerSum, Record, RecordSet, Replica
+from spikemesh.codec import PackedDelta, decode_record, read_delta
+from spikemesh.crdt import Contribution, Genesis, IntegerSum, Record, RecordSet, Replica
 from spikemesh.errors import BlobMissing, InvalidData, StoreCorrupt
 from spikemesh.store import RecordRow, Store
 
@@ -91,10 +91,10 @@ class Ledger:
         """The weights that a replica of this run stands for, float32 [A]."""
         return replica.sum.resolve(self.theta0, self.genesis.grid_exponent)
 
-    def delta(self, contribution: Contribution) -> Delta:
+    def delta(self, contribution: Contribution) -> PackedDelta:
         """The delta of a contribution, from its blob. `BlobMissing` if this node does not hold it."""
         blob = self.store.blobs.get(contribution.delta_hash)
-        return decode_delta(blob, num_coordinates=self.num_coordinates).to_delta()
+        return read_delta(blob, num_coordinates=self.num_coordinates)
 
     def needed(self, records: Iterable[Record]) -> list[Contribution]:
         """The contributions whose blobs must be here before `records` can be inserted, and are not."""
@@ -110,7 +110,7 @@ class Ledger:
             raise InvalidData(
                 f"a delta of {len(blob)} bytes is not the one that its record names ({contribution.delta_bytes} bytes)"
             )
-        decode_delta(blob, num_coordinates=self.num_coordinates)
+        read_delta(blob, num_coordinates=self.num_coordinates)
 
     def insert(self, records: Sequence[Record], blobs: Mapping[bytes, bytes]) -> None:
         """Make `records` and the checked `blobs` (by hash) durable, then part of the replica.

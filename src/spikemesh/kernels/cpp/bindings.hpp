@@ -5,6 +5,7 @@
 namespace spikemesh {
 
 void bind_combine(nanobind::module_& m);
+void bind_delta(nanobind::module_& m);
 void bind_events(nanobind::module_& m);
 
 }  // namespace spikemesh

@@ -26,5 +26,6 @@ NB_MODULE(_native, m) {
     m.attr("instruction_sets") = spikemesh::names();
     m.def("use_instruction_set", &spikemesh::use_instruction_set, spikemesh::nb::arg("name"));
     spikemesh::bind_combine(m);
+    spikemesh::bind_delta(m);
     spikemesh::bind_events(m);
 }
