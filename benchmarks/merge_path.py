@@ -1,0 +1,162 @@
+"""The merge path on one core: what it costs to read one delta and fold it, beside copying memory.
+
+`fold.*`: a delta's bytes are validated, decoded and added to the exact sum. It must read the encoded delta, and read and
+write every int64 of the chunks that something is sent to (a sum is a value: the new one shares only the chunks that are
+not touched). The bar is the speed of `np.copyto` over as many bytes, read and written together. `of_what_changes`
+counts only the sums that change, which is what a sum that is overwritten in place would have to touch.
+
+`encode.*`: an author's side, from the float32 values to the bytes. `twin`: the same by the NumPy twins of the kernels.
+Values are Laplace, so the sent positions are uniformly random. All pairs of timings are interleaved in one process;
+medians.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from harness import Report
+from spikemesh.codec import DENSE, TOP_K, QuantisedDelta, Table, encode_delta, quantise, read_delta, select_top_k
+from spikemesh.crdt import CHUNK_COORDINATES, IntegerSum
+from spikemesh.kernels import delta as kernels
+from spikemesh.kernels import instruction_set
+
+NUM_COORDINATES = 1 << 20
+LARGE = 1 << 24
+GRID = -26
+WEIGHT = 1024
+REPEATS = 51
+BAR = 0.25
+
+Floats = npt.NDArray[np.float32]
+Work = Callable[[], object]
+
+
+@contextmanager
+def numpy_twins() -> Iterator[None]:
+    native = kernels.native
+    kernels.native = None
+    try:
+        yield
+    finally:
+        kernels.native = native
+
+
+def in_numpy(work: Work) -> Work:
+    def twin() -> object:
+        with numpy_twins():
+            return work()
+
+    return twin
+
+
+def medians_s(*works: Work, repeats: int = REPEATS) -> list[float]:
+    """The works in turn, again and again."""
+    times: list[list[float]] = [[] for _ in works]
+    for round_number in range(repeats + 2):
+        for work, found in zip(works, times, strict=True):
+            start = time.perf_counter()
+            work()
+            if round_number >= 2:
+                found.append(time.perf_counter() - start)
+    return [statistics.median(found) for found in times]
+
+
+def encode(values: Floats, density: float, table: Table) -> bytes:
+    indices = select_top_k(values, density)
+    codes, scales = quantise(values[indices], table, GRID)
+    return encode_delta(QuantisedDelta(len(values), indices, codes, scales, table))
+
+
+class Fold:
+    """A running sum, to which one delta is added again and again."""
+
+    def __init__(self, data: bytes, num_coordinates: int) -> None:
+        self.data = data
+        self.total = IntegerSum.zero(num_coordinates)
+        delta = read_delta(data, num_coordinates=num_coordinates)
+        chunks = [self.total.chunks[number] for number in delta.touched()]
+        self.touched_bytes = len(data) + 16 * sum(len(chunk.values) for chunk in chunks)
+        self.changing_bytes = len(data) + 16 * int(delta.num_sent.sum())
+
+    def read(self) -> object:
+        return read_delta(self.data, num_coordinates=self.total.num_coordinates)
+
+    def __call__(self) -> None:
+        delta = read_delta(self.data, num_coordinates=self.total.num_coordinates)
+        self.total = self.total.fold([(delta, WEIGHT)])
+
+
+def copying(num_bytes: int) -> Work:
+    """Reading and writing `num_bytes` all together."""
+    source, target = np.ones(num_bytes // 2, np.uint8), np.zeros(num_bytes // 2, np.uint8)
+    return lambda: np.copyto(target, source)
+
+
+def measure_fold(report: Report, name: str, data: bytes, num_coordinates: int, *, repeats: int = REPEATS) -> None:
+    fold = Fold(data, num_coordinates)
+    copy_s, fold_s, read_s = medians_s(copying(fold.touched_bytes), fold, fold.read, repeats=repeats)
+    against = f"np.copyto, {fold.touched_bytes / 1e6:.3g} MB read and written in {copy_s * 1e3:.3g} ms"
+    report.at_least(f"fold.{name}", copy_s / fold_s, "of memory copy speed", bar=BAR, against=against)
+    strict = copy_s / fold_s * fold.changing_bytes / fold.touched_bytes
+    against = f"np.copyto; {fold.changing_bytes / 1e6:.3g} MB counted"
+    report.fact(f"fold.{name}_of_what_changes", strict, "of memory copy speed", against=against)
+    report.fact(f"fold.{name}_time", fold_s * 1e3, "ms", against=f"reading alone: {read_s * 1e3:.3g} ms")
+
+
+def measure_twin(report: Report, name: str, data: bytes) -> None:
+    fold = Fold(data, NUM_COORDINATES)
+    fold_s, twin_s = medians_s(fold, in_numpy(fold), repeats=9)
+    report.fact(f"fold.{name}_speedup", twin_s / fold_s, "times", against=f"NumPy twin: {twin_s * 1e3:.3g} ms")
+
+
+def measure_encode(report: Report, name: str, values: Floats, density: float, table: Table) -> None:
+    def work() -> bytes:
+        return encode(values, density, table)
+
+    own_s, twin_s = medians_s(work, in_numpy(work), repeats=9)
+    own, twin = (values.nbytes / seconds / 1e6 for seconds in (own_s, twin_s))
+    report.fact(f"encode.{name}", own, "MB/s of float32 values", against=f"NumPy twin: {twin:.3g} MB/s")
+    report.fact(f"encode.{name}_speedup", own / twin, "times", against="NumPy twin: 1")
+    _measure_steps(report, name, values, density, table)
+
+
+def _measure_steps(report: Report, name: str, values: Floats, density: float, table: Table) -> None:
+    indices = select_top_k(values, density)
+    sent = values[indices]
+    delta = QuantisedDelta(len(values), indices, *quantise(sent, table, GRID), table)
+    steps: dict[str, Work] = {
+        "select": lambda: select_top_k(values, density),
+        "quantise": lambda: quantise(sent, table, GRID),
+        "to_bytes": lambda: encode_delta(delta),
+    }
+    for step, work in steps.items():
+        own_s, twin_s = medians_s(work, in_numpy(work), repeats=9)
+        report.fact(f"encode.{name}_{step}", own_s * 1e3, "ms", against=f"NumPy twin: {twin_s * 1e3:.3g} ms")
+
+
+def measure(report: Report) -> None:
+    report.fact("instruction_set", instruction_set, "", against=f"{CHUNK_COORDINATES} coordinates per chunk")
+    rng = np.random.default_rng(1)
+    values = (rng.laplace(size=NUM_COORDINATES) * 1e-3).astype(np.float32)
+    cases = (("top25", 0.25, TOP_K), ("top1_64", 1 / 64, TOP_K), ("dense", 1.0, DENSE))
+    for name, density, table in cases:
+        data = encode(values, density, table)
+        measure_fold(report, name, data, NUM_COORDINATES)
+        measure_twin(report, name, data)
+    for name, density, table in cases:
+        measure_encode(report, name, values, density, table)
+    large = (rng.laplace(size=LARGE) * 1e-3).astype(np.float32)
+    measure_fold(report, "top25_of_2_24", encode(large, 0.25, TOP_K), LARGE, repeats=9)
+
+
+if __name__ == "__main__":
+    main_report = Report(__file__, __doc__)
+    measure(main_report)
+    sys.exit(main_report.finish())
