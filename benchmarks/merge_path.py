@@ -1,12 +1,12 @@
 """The merge path on one core: what it costs to read one delta and fold it, beside copying memory.
 
-`fold.*`: a delta's bytes are validated, decoded and added to the exact sum. It must read the encoded delta, and read and
-write every int64 of the chunks that something is sent to (a sum is a value: the new one shares only the chunks that are
-not touched). The bar is the speed of `np.copyto` over as many bytes, read and written together. `of_what_changes`
+`fold.*`: a delta's bytes are validated, decoded and added to the exact sum. It must read the encoded delta, and read
+and write every int64 of the chunks that something is sent to (a sum is a value: the new one shares only the chunks that
+are not touched). The bar is the speed of `np.copyto` over as many bytes, read and written together. `of_what_changes`
 counts only the sums that change, which is what a sum that is overwritten in place would have to touch.
 
-`fold.top25_of_2_24` is the same for a delta that no cache holds, where the C library decides how fast it is: it may give the
-memory of an old sum back, and then every new one is zeroed by the system, page by page. `_kept` forbids it to
+`fold.top25_of_2_24` is the same for a delta that no cache holds. There the C library may decide how fast it is: if it
+gives the memory of an old sum back, the system zeroes every new one page by page. `_kept` forbids it to
 (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_).
 
 `encode.*`: an author's side, from the float32 values to the bytes. `twin`: the same by the NumPy twins of the kernels.
