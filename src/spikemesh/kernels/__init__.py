@@ -2,7 +2,10 @@
 
 from spikemesh.kernels.build import instruction_set, native
 from spikemesh.kernels.combine import MAX_INPUTS, MAX_WEIGHT, Counts, Rule, Scan, combine, scan
+from spikemesh.kernels.currents import currents_backward, currents_forward
 from spikemesh.kernels.elements import ELEMENTS, Element
+from spikemesh.kernels.lif import lif_backward, lif_forward
+from spikemesh.kernels.sparse import Pattern
 
 __all__ = [
     "ELEMENTS",
@@ -10,10 +13,15 @@ __all__ = [
     "MAX_WEIGHT",
     "Counts",
     "Element",
+    "Pattern",
     "Rule",
     "Scan",
     "combine",
+    "currents_backward",
+    "currents_forward",
     "instruction_set",
+    "lif_backward",
+    "lif_forward",
     "native",
     "scan",
 ]

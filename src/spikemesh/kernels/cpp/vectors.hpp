@@ -1,0 +1,40 @@
+// Sixteen floats at a time, as the compiler's own vector type: it maps them to whatever registers the target has.
+// Included by what is compiled once per instruction set, so everything stands in the namespace that ISA names.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#ifndef ISA
+#error "ISA is the namespace to compile into"
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+namespace spikemesh::ISA {
+
+constexpr int kWide = 16;
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));  // also masks: all ones is true
+
+INLINE Floats all(float x) { return Floats{} + x; }
+INLINE Floats load(const float* data) {
+    Floats x;
+    std::memcpy(&x, data, sizeof x);
+    return x;
+}
+INLINE void store(float* data, Floats x) { std::memcpy(data, &x, sizeof x); }
+
+// Added as a tree, the same one whatever the registers are.
+INLINE float total_of(Floats x) {
+    typedef float Eight __attribute__((vector_size(32)));
+    typedef float Four __attribute__((vector_size(16)));
+    Eight half[2];
+    std::memcpy(half, &x, sizeof half);
+    const Eight eight = half[0] + half[1];
+    Four quarter[2];
+    std::memcpy(quarter, &eight, sizeof quarter);
+    const Four four = quarter[0] + quarter[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+}  // namespace spikemesh::ISA
