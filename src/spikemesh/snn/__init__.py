@@ -6,7 +6,7 @@ from spikemesh.snn.generate import generate, sample
 from spikemesh.snn.init import initialise
 from spikemesh.snn.layout import Layout, LayoutTensor, dense_tensors, model_from_dense, model_from_tensors, to_tensors
 from spikemesh.snn.model import VOCAB, BlockState, ModelConfig, ModelState, SpikingLM
-from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, balanced_mask
+from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, SparseLinear, balanced_mask
 from spikemesh.snn.plasticity import StdpWindow, neuron_drift, stdp_drift
 from spikemesh.snn.sparsity import SpikeMeter, spike_rates, weight_densities
 
@@ -22,6 +22,7 @@ __all__ = [
     "MaskedLinear",
     "ModelConfig",
     "ModelState",
+    "SparseLinear",
     "SpikeMeter",
     "SpikingLM",
     "StdpWindow",

@@ -1,10 +1,11 @@
 """Spiking neurons as pure functions of values: no module, no hidden state.
 
-Shapes: L token (the time axis: one step per token), B batch, N neuron. Everything is time-major, [L, B, N], so that
-one step reads one contiguous slab. Leaks are per step and dimensionless; potentials share the unit of the currents.
+Shapes: L token (the time axis: one step per token), B batch, N neuron. Activations are [L, B, N], lying as `memory`
+says. Leaks are per step and dimensionless; potentials share the unit of the currents.
 
 What is different here: the forward and backward loops over tokens are written by hand. Autograd over `x[t]` allocates
-a full-size gradient for every step, which makes the backward pass quadratic in L.
+a full-size gradient for every step, which makes the backward pass quadratic in L. On a CPU compiled kernels do the same
+in one pass (`compiled`), and the loops below are what they are held against.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from spikemesh.snn.compiled import CompiledLif, has_kernels
 
 
 def lif_step(x: Tensor, v: Tensor, leak: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +84,8 @@ def lif(x: Tensor, v0: Tensor, leak: Tensor, threshold: Tensor, sharpness: float
     `v0` [B, N] is the potential carried in; `leak`, `threshold` are [N]. The gradient uses `arctan_surrogate` for the
     spike and takes the reset as a constant.
     """
-    spikes, v = _Lif.apply(x, v0, leak, threshold, sharpness)  # type: ignore[no-untyped-call]
+    loop = CompiledLif if has_kernels(x) else _Lif
+    spikes, v = loop.apply(x, v0, leak, threshold, sharpness)  # type: ignore[no-untyped-call]
     return spikes, v
 
 
@@ -113,5 +117,8 @@ class _Leaky(torch.autograd.Function):
 
 def leaky_integral(x: Tensor, y0: Tensor, leak: Tensor) -> Tensor:
     """A membrane that never spikes: y[t] = leak * y[t-1] + x[t], x [L, B, N] -> y [L, B, N]; y0 [B, N] is y[-1]."""
-    y: Tensor = _Leaky.apply(x, y0, leak)  # type: ignore[no-untyped-call]
-    return y
+    if has_kernels(x):
+        y, _ = CompiledLif.apply(x, y0, leak, None, 0.0)  # type: ignore[no-untyped-call]
+    else:
+        y = _Leaky.apply(x, y0, leak)  # type: ignore[no-untyped-call]
+    return y  # type: ignore[no-any-return]

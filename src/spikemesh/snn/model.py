@@ -9,21 +9,24 @@ construction, and generation keeps O(1) state per token: no attention, no cache,
 Every weight matrix reads spikes, 0 or 1. The stream of currents is the membrane shortcut of Hu et al. 2021
 (MS-ResNet): real-valued, but only neurons read it.
 
-Shapes: B batch, L token, D width of the stream, H hidden neurons per block. Inside, tensors are time-major [L, B, .].
+Shapes: B batch, L token, D width of the stream, H hidden neurons per block. Inside, tensors are [L, B, .], lying as
+`memory` says: feature-major where compiled kernels multiply by synapses, time-major elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, balanced_mask
+from spikemesh.snn.compiled import InputCurrents, has_kernels
+from spikemesh.snn.modules import LIF, AnyLinear, AxonDelay, LeakyReadout, MaskedLinear, SparseLinear, balanced_mask
 from spikemesh.snn.settings import check_bounds, read_settings
 
 VOCAB = 256
@@ -76,8 +79,15 @@ class ModelConfig:
     @property
     def num_weights(self) -> int:
         """Elements of all weight matrices, masked ones included."""
-        reads = self.width + self.num_blocks * self.hidden
-        return 2 * self.num_blocks * self.width * self.hidden + VOCAB * reads
+        return sum(rows * columns for rows, columns in self.weight_shapes().values())
+
+    def weight_shapes(self) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of every weight matrix, by name, in the order in which random masks are drawn."""
+        shapes = {}
+        for k in range(self.num_blocks):
+            shapes[f"blocks.{k}.w_in.weight"] = (self.hidden, self.width)
+            shapes[f"blocks.{k}.w_out.weight"] = (self.width, self.hidden)
+        return shapes | {"head.weight": (VOCAB, self.num_blocks * self.hidden + self.width)}
 
     def to_dict(self) -> dict[str, bool | int | float | str]:
         return asdict(self)
@@ -110,17 +120,27 @@ class ModelState:
     readout: Tensor
 
 
+MaskSource = Callable[[str, int, int], npt.NDArray[np.bool_]]
+"""(name of a weight, its rows, its columns) -> its mask; asked for one weight after the other, in a fixed order."""
+
+
+def random_masks(config: ModelConfig) -> MaskSource:
+    """Balanced masks by the config's seed: the masks of a new run."""
+    rng = np.random.default_rng([config.mask_seed, 0x6D61736B])
+    return lambda _name, rows, columns: balanced_mask(rows, columns, config.density, rng)
+
+
 class Block(nn.Module):
     """u -> u + W_out LIF(W_in delayed(LIF(u))); also returns the hidden spikes, which the head reads."""
 
-    def __init__(self, config: ModelConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: ModelConfig, *, w_in: AnyLinear, w_out: AnyLinear) -> None:
         super().__init__()
         neurons = {"leak": config.initial_leak, "sharpness": config.sharpness}
         self.stream = LIF(config.width, **neurons)
         self.axons = AxonDelay(config.width, num_delays=config.num_axon_delays)
-        self.w_in = MaskedLinear(balanced_mask(config.hidden, config.width, config.density, rng))
+        self.w_in = w_in
         self.hidden = LIF(config.hidden, **neurons)
-        self.w_out = MaskedLinear(balanced_mask(config.width, config.hidden, config.density, rng))
+        self.w_out = w_out
 
     def initial_state(self, batch_size: int) -> BlockState:
         return BlockState(
@@ -137,19 +157,45 @@ class Block(nn.Module):
 
 
 class SpikingLM(nn.Module):
-    """`forward(tokens [B, L], state) -> (logits [B, L, 256], state)`. Weights are zero until `init` sets them."""
+    """`forward(tokens [B, L], state) -> (logits [B, L, 256], state)`. Weights are zero until `init` sets them.
 
-    def __init__(self, config: ModelConfig) -> None:
+    `sparse` keeps nothing but synapses, which is fast with compiled kernels on a CPU; otherwise weights are dense and
+    masked. Both are the same model: names, coordinates (`layout`) and results, up to the rounding of sums.
+    """
+
+    def __init__(self, config: ModelConfig, *, sparse: bool = False, masks: MaskSource | None = None) -> None:
         super().__init__()
         self.config = config
-        rng = np.random.default_rng([config.mask_seed, 0x6D61736B])
+        mask_of = random_masks(config) if masks is None else masks
+        kind = SparseLinear if sparse else MaskedLinear
+        shapes = config.weight_shapes()
+
+        def layer(name: str) -> AnyLinear:
+            return kind(mask_of(f"{name}.weight", *shapes[f"{name}.weight"]))
+
         self.embedding = nn.Parameter(torch.zeros(VOCAB, config.width))
         self.delay_mix = nn.Parameter(torch.zeros(config.num_input_delays, config.width))
-        self.blocks = nn.ModuleList(Block(config, rng) for _ in range(config.num_blocks))
+        self.blocks = nn.ModuleList(
+            Block(config, w_in=layer(f"blocks.{k}.w_in"), w_out=layer(f"blocks.{k}.w_out"))
+            for k in range(config.num_blocks)
+        )
         self.output = LIF(config.width, leak=config.initial_leak, sharpness=config.sharpness)
-        num_read = config.num_blocks * config.hidden + config.width
-        self.head = MaskedLinear(balanced_mask(VOCAB, num_read, config.density, rng))
+        self.head = layer("head")
         self.readout = LeakyReadout(VOCAB, leak=config.initial_leak)
+
+    def to_sparse(self) -> SpikingLM:
+        """Keep nothing but synapses from now on: in place, as `nn.Module.to`. Weights become other parameters."""
+        return self._convert(lambda layer: layer.to_sparse() if isinstance(layer, MaskedLinear) else layer)
+
+    def to_dense(self) -> SpikingLM:
+        """Masked dense weights from now on: in place, as `nn.Module.to`. Weights become other parameters."""
+        return self._convert(lambda layer: layer.to_dense() if isinstance(layer, SparseLinear) else layer)
+
+    def _convert(self, convert: Callable[[AnyLinear], AnyLinear]) -> SpikingLM:
+        for block in self.each_block():
+            block.w_in, block.w_out = convert(block.w_in), convert(block.w_out)
+        self.head = convert(self.head)
+        return self
 
     def each_block(self) -> Iterator[Block]:
         """The blocks, first to last."""
@@ -176,13 +222,16 @@ class SpikingLM(nn.Module):
             spikes.append(hidden)
             blocks.append(after)
         output, output_v = self.output(u, before.output_v)
-        logits, readout = self.readout(self.head(torch.cat([*spikes, output], 2)), before.readout)
+        logits, readout = self.readout(self.head(*spikes, output), before.readout)
         return logits.transpose(0, 1), ModelState(last_tokens, tuple(blocks), output_v, readout)
 
     def input_currents(self, tokens: Tensor, last_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [L, B] -> input currents [L, B, D], and the tokens that the next call still needs."""
         length, waiting = tokens.shape[0], last_tokens.shape[0]
         history = torch.cat([last_tokens, tokens])
+        if isinstance(self.head, SparseLinear) and has_kernels(self.embedding):
+            u: Tensor = InputCurrents.apply(history, self.embedding, self.delay_mix)  # type: ignore[no-untyped-call]
+            return u, history[length:]
         e = F.embedding(history.clamp_min(0), self.embedding) * (history >= 0).unsqueeze(2)
         u = self.delay_mix[0] * e[waiting:]
         for k in range(1, waiting + 1):
