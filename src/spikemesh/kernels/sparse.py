@@ -43,11 +43,13 @@ class Pattern:
         starts = np.concatenate([np.zeros(1, np.int64), mask.sum(1, dtype=np.int64).cumsum()])
         return cls(starts, mask.nonzero()[1].astype(np.int32), mask.shape[1])
 
+    @property
+    def num_bytes(self) -> int:
+        """What it keeps in memory: for each synapse its column and, by columns, its row."""
+        return self.starts.nbytes + 8 * (self.num_columns + 1) + 2 * self.columns.nbytes
+
     def __deepcopy__(self, _memo: object) -> Pattern:
         return self
-
-    def __reduce__(self) -> tuple[type[Pattern], tuple[Any, ...]]:
-        return Pattern, (self.starts, self.columns, self.num_columns)
 
     def rows(self) -> npt.NDArray[np.int64]:
         """The row of each synapse [S]."""

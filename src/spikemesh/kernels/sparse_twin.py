@@ -51,25 +51,28 @@ class SparseTwin:
         self.multiply(values, self._unpacked(bits, num_tokens), num_tokens, y, num_threads)
 
     def multiply(self, values: Floats, x: Floats, num_tokens: int, y: Floats, _num_threads: int) -> None:
-        _multiply(self.rows, self.columns, values, x.reshape(-1, num_tokens), y.reshape(-1, num_tokens))
+        inputs, sums = x.reshape(self.num_columns, num_tokens), y.reshape(self.num_rows, num_tokens)
+        _multiply(self.rows, self.columns, values, inputs, sums)
 
     def multiply_transposed(self, values: Floats, x: Floats, num_tokens: int, y: Floats, _num_threads: int) -> None:
         order = np.argsort(self.columns, kind="stable")
-        rows, columns = self.rows[order], self.columns[order]
-        _multiply(columns, rows, values[order], x.reshape(-1, num_tokens), y.reshape(-1, num_tokens))
+        inputs, sums = x.reshape(self.num_rows, num_tokens), y.reshape(self.num_columns, num_tokens)
+        _multiply(self.columns[order], self.rows[order], values[order], inputs, sums)
 
     def correlate_spikes(self, grad_y: Floats, bits: Bits, num_tokens: int, grad_values: Floats, threads: int) -> None:
         self.correlate(grad_y, self._unpacked(bits, num_tokens), num_tokens, grad_values, threads)
 
     def correlate(self, grad_y: Floats, x: Floats, num_tokens: int, grad_values: Floats, _num_threads: int) -> None:
-        gradient, inputs = grad_y.reshape(-1, num_tokens), x.reshape(-1, num_tokens)
+        gradient, inputs = grad_y.reshape(self.num_rows, num_tokens), x.reshape(self.num_columns, num_tokens)
         for part in np.array_split(np.arange(len(grad_values)), max(1, len(grad_values) * num_tokens >> 20)):
             grad_values[part] = (gradient[self.rows[part]] * inputs[self.columns[part]]).sum(1)
 
     def _unpacked(self, bits: Bits, num_tokens: int) -> Floats:
-        blocks = bits.reshape(-1, self.num_columns, BLOCK_TOKENS // 8).transpose(1, 0, 2)
-        spikes = np.unpackbits(blocks.reshape(self.num_columns, -1), axis=1, bitorder="little")
-        return spikes[:, :num_tokens].astype(np.float32).reshape(-1)
+        num_bytes = BLOCK_TOKENS // 8
+        num_blocks = -(-num_tokens // BLOCK_TOKENS)
+        blocks = bits.reshape(num_blocks, self.num_columns, num_bytes).transpose(1, 0, 2)
+        rows = blocks.reshape(self.num_columns, num_blocks * num_bytes)
+        return np.unpackbits(rows, axis=1, bitorder="little")[:, :num_tokens].astype(np.float32).reshape(-1)
 
 
 def _multiply(rows: Ints, inputs: Ints, values: Floats, x: Floats, y: Floats) -> None:

@@ -1,5 +1,6 @@
 """Sparse spiking language model: neurons, masked layers, its start, its coordinates. No network, no files."""
 
+from spikemesh.snn.compiled import prefers_sparse
 from spikemesh.snn.files import MODEL_KEY, model_from_file, model_metadata
 from spikemesh.snn.functional import arctan_surrogate, leaky_integral, lif, lif_step
 from spikemesh.snn.generate import generate, sample
@@ -39,6 +40,7 @@ __all__ = [
     "model_from_tensors",
     "model_metadata",
     "neuron_drift",
+    "prefers_sparse",
     "sample",
     "spike_rates",
     "stdp_drift",

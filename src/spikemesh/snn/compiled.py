@@ -21,6 +21,11 @@ Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.uint8]
 
 
+def prefers_sparse() -> bool:
+    """Whether a model runs faster on this CPU with nothing but its synapses: where the kernels are compiled."""
+    return native is not None
+
+
 def has_kernels(x: Tensor) -> bool:
     """Whether the kernels can work on this tensor."""
     return native is not None and x.device.type == "cpu" and x.dtype == torch.float32

@@ -27,7 +27,9 @@ def model_metadata(config: ModelConfig) -> dict[str, str]:
     return {MODEL_KEY: json.dumps(config.to_dict(), sort_keys=True, separators=(",", ":"))}
 
 
-def model_from_file(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> SpikingLM:
+def model_from_file(
+    tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str], *, sparse: bool = False
+) -> SpikingLM:
     """The model that a file holds, see `model_from_dense`. `InvalidData` if the file does not describe or fit it."""
     config = _described(metadata)
     num_elements = sum(array.size for array in tensors.values())
@@ -36,7 +38,7 @@ def model_from_file(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[s
             f"expected the {config.num_weights} weights that the file describes, got {num_elements}: it is another "
             "model's description"
         )
-    return model_from_dense(config, tensors)
+    return model_from_dense(config, tensors, sparse=sparse)
 
 
 def _described(metadata: Mapping[str, str]) -> ModelConfig:

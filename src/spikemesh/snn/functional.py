@@ -73,7 +73,7 @@ class _Lif(torch.autograd.Function):
         for g_t, silent_t in zip(reversed(direct.unbind()), reversed(silent.unbind()), strict=True):
             g_t.addcmul_(silent_t, carry)
             carry = leak * g_t
-        before = torch.cat([v0.unsqueeze(0), potentials[:-1] * silent[:-1]])
+        before = torch.cat([v0.unsqueeze(0), potentials * silent])[:-1]
         grad_leak = before.mul_(direct).sum((0, 1))
         return direct, carry, grad_leak, grad_threshold, None
 
@@ -106,13 +106,11 @@ class _Leaky(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y, y0, leak = ctx.saved_tensors
         grad = grads[0].clone()
-        later: Tensor | None = None
+        later = torch.zeros_like(y0)
         for g_t in reversed(grad.unbind()):
-            if later is not None:
-                g_t.addcmul_(leak, later)
-            later = g_t
-        before = torch.cat([y0.unsqueeze(0), y[:-1]])
-        return grad, leak * grad[0], before.mul_(grad).sum((0, 1))
+            later = g_t.addcmul_(leak, later)
+        before = torch.cat([y0.unsqueeze(0), y])[:-1]
+        return grad, leak * later, before.mul_(grad).sum((0, 1))
 
 
 def leaky_integral(x: Tensor, y0: Tensor, leak: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-// Sparse products for Python: the pattern is checked once, when a `Pattern` is made of it; arrays are flat.
+// Sparse products for Python: a pattern is checked once, when a `Pattern` is made of it; arrays are flat.
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
@@ -16,30 +16,35 @@ namespace {
 
 constexpr int64_t kThreadWork = 1 << 18;    // synapses times tokens that are worth a thread
 
-// Where the synapses are: by rows, and by columns for the gradient of the input.
+// Where the synapses are: by rows, in arrays that stay Python's, and by columns, for the gradient of the input.
 class Pattern {
   public:
     Pattern(In<int64_t> starts, In<int32_t> columns, int64_t num_columns)
-        : num_rows(static_cast<int64_t>(starts.size()) - 1), num_columns(num_columns),
-          starts(starts.data(), starts.data() + starts.size()), columns(columns.data(), columns.data() + columns.size()) {
+        : num_columns(num_columns), num_rows(static_cast<int64_t>(starts.size()) - 1), starts_(starts), columns_(columns) {
         check();
         transpose();
     }
 
-    const int64_t num_rows, num_columns;
-    const std::vector<int64_t> starts;
-    const std::vector<int32_t> columns;
-    std::vector<int64_t> column_starts;
-    std::vector<int32_t> rows;      // of each column's synapses
-    std::vector<int32_t> synapses;  // their numbers in row order
+    const int64_t num_columns, num_rows;
 
-    int64_t num_synapses() const { return static_cast<int64_t>(columns.size()); }
+    int64_t num_synapses() const { return static_cast<int64_t>(columns_.size()); }
+    Synapses by_rows(const float* values) const { return {starts_.data(), columns_.data(), values}; }
+    Synapses by_columns(const float* values) const { return {column_starts_.data(), rows_.data(), values}; }
+
+    // The values of the synapses, column by column.
+    std::vector<float> in_columns(const float* values) const {
+        std::vector<float> result(rows_.size());
+        for_columns([&](int64_t at, int64_t, int64_t synapse) { result[at] = values[synapse]; });
+        return result;
+    }
 
   private:
     void check() const {
         require(num_rows >= 0 && num_columns >= 0, "expected starts of all rows and of their end");
         require(std::max({num_rows, num_columns, num_synapses()}) <= INT32_MAX, "expected at most 2**31 - 1 of anything");
-        require(starts.front() == 0 && starts.back() == num_synapses(), "expected starts from 0 to the number of synapses");
+        const int64_t* starts = starts_.data();
+        const int32_t* columns = columns_.data();
+        require(starts[0] == 0 && starts[num_rows] == num_synapses(), "expected starts from 0 to the number of synapses");
         for (int64_t r = 0; r < num_rows; ++r) {
             require(starts[r] <= starts[r + 1] && starts[r + 1] <= num_synapses(), "expected starts in order");
             for (int64_t s = starts[r]; s < starts[r + 1]; ++s) {
@@ -50,19 +55,25 @@ class Pattern {
     }
 
     void transpose() {
-        column_starts.assign(static_cast<size_t>(num_columns) + 1, 0);
-        rows.resize(columns.size());
-        synapses.resize(columns.size());
-        for (const int32_t column : columns) ++column_starts[column + 1];
-        for (int64_t c = 0; c < num_columns; ++c) column_starts[c + 1] += column_starts[c];
-        std::vector<int64_t> next(column_starts.begin(), column_starts.end() - 1);
-        for (int64_t r = 0; r < num_rows; ++r)
-            for (int64_t s = starts[r]; s < starts[r + 1]; ++s) {
-                const int64_t at = next[columns[s]]++;
-                rows[at] = static_cast<int32_t>(r);
-                synapses[at] = static_cast<int32_t>(s);
-            }
+        column_starts_.assign(static_cast<size_t>(num_columns) + 1, 0);
+        rows_.resize(columns_.size());
+        for (size_t s = 0; s < columns_.size(); ++s) ++column_starts_[columns_.data()[s] + 1];
+        for (int64_t c = 0; c < num_columns; ++c) column_starts_[c + 1] += column_starts_[c];
+        for_columns([&](int64_t at, int64_t row, int64_t) { rows_[at] = static_cast<int32_t>(row); });
     }
+
+    // Calls visit(place among the columns' synapses, row, number of the synapse).
+    template <class Visit>
+    void for_columns(const Visit& visit) const {
+        std::vector<int64_t> next(column_starts_.begin(), column_starts_.end() - 1);
+        for (int64_t r = 0; r < num_rows; ++r)
+            for (int64_t s = starts_.data()[r]; s < starts_.data()[r + 1]; ++s) visit(next[columns_.data()[s]]++, r, s);
+    }
+
+    In<int64_t> starts_;
+    In<int32_t> columns_;
+    std::vector<int64_t> column_starts_;
+    std::vector<int32_t> rows_;
 };
 
 template <class Array>
@@ -103,7 +114,7 @@ void multiply_spikes(const Pattern& pattern, In<float> values, In<uint8_t> bits,
     require_size(values, pattern.num_synapses());
     require_size(bits, num_blocks(num_tokens) * pattern.num_columns * kBlockBytes);
     require_size(y, pattern.num_rows * num_tokens);
-    const Synapses synapses{pattern.starts.data(), pattern.columns.data(), values.data()};
+    const Synapses synapses = pattern.by_rows(values.data());
     num_threads = useful_threads(num_threads, pattern.num_synapses() * num_tokens, pattern.num_rows);
     for_rows(pattern.num_rows, num_threads, [&](Range range) {
         for (int64_t block = 0; block < num_blocks(num_tokens); ++block)
@@ -131,8 +142,7 @@ void multiply(const Pattern& pattern, In<float> values, In<float> x, int64_t num
     require_size(values, pattern.num_synapses());
     require_size(x, pattern.num_columns * num_tokens);
     require_size(y, pattern.num_rows * num_tokens);
-    const Synapses synapses{pattern.starts.data(), pattern.columns.data(), values.data()};
-    multiply_by(synapses, pattern.num_columns, pattern.num_rows, x.data(), num_tokens, y.data(), num_threads);
+    multiply_by(pattern.by_rows(values.data()), pattern.num_columns, pattern.num_rows, x.data(), num_tokens, y.data(), num_threads);
 }
 
 void multiply_transposed(const Pattern& pattern, In<float> values, In<float> x, int64_t num_tokens, Out<float> y,
@@ -140,10 +150,8 @@ void multiply_transposed(const Pattern& pattern, In<float> values, In<float> x, 
     require_size(values, pattern.num_synapses());
     require_size(x, pattern.num_rows * num_tokens);
     require_size(y, pattern.num_columns * num_tokens);
-    std::vector<float> by_column(pattern.synapses.size());
-    for (size_t s = 0; s < by_column.size(); ++s) by_column[s] = values.data()[pattern.synapses[s]];
-    const Synapses synapses{pattern.column_starts.data(), pattern.rows.data(), by_column.data()};
-    multiply_by(synapses, pattern.num_rows, pattern.num_columns, x.data(), num_tokens, y.data(), num_threads);
+    const std::vector<float> in_columns = pattern.in_columns(values.data());
+    multiply_by(pattern.by_columns(in_columns.data()), pattern.num_rows, pattern.num_columns, x.data(), num_tokens, y.data(), num_threads);
 }
 
 void correlate_spikes(const Pattern& pattern, In<float> grad_y, In<uint8_t> bits, int64_t num_tokens, Out<float> grad_values,
@@ -151,7 +159,7 @@ void correlate_spikes(const Pattern& pattern, In<float> grad_y, In<uint8_t> bits
     require_size(grad_y, pattern.num_rows * num_tokens);
     require_size(bits, num_blocks(num_tokens) * pattern.num_columns * kBlockBytes);
     require_size(grad_values, pattern.num_synapses());
-    const Synapses synapses{pattern.starts.data(), pattern.columns.data(), nullptr};
+    const Synapses synapses = pattern.by_rows(nullptr);
     num_threads = useful_threads(num_threads, pattern.num_synapses() * num_tokens, pattern.num_rows);
     for_rows(pattern.num_rows, num_threads, [&](Range range) {
         SPIKEMESH_PICK(correlate_spikes)
@@ -164,7 +172,7 @@ void correlate(const Pattern& pattern, In<float> grad_y, In<float> x, int64_t nu
     require_size(grad_y, pattern.num_rows * num_tokens);
     require_size(x, pattern.num_columns * num_tokens);
     require_size(grad_values, pattern.num_synapses());
-    const Synapses synapses{pattern.starts.data(), pattern.columns.data(), nullptr};
+    const Synapses synapses = pattern.by_rows(nullptr);
     num_threads = useful_threads(num_threads, pattern.num_synapses() * num_tokens, pattern.num_rows);
     for_rows(pattern.num_rows, num_threads, [&](Range range) {
         SPIKEMESH_PICK(correlate)(synapses, grad_y.data(), x.data(), num_tokens, range, grad_values.data());

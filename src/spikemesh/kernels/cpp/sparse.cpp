@@ -163,7 +163,7 @@ template <int vectors>
 static void multiply_by(const Synapses& synapses, const float* x, int64_t num_features, int64_t num_rows, int64_t num_tokens,
                         int64_t count, float* y, float* tile, int64_t* next) {
     std::memcpy(next, synapses.starts, static_cast<size_t>(num_rows) * sizeof(int64_t));
-    for (int64_t first = 0; first < num_features; first += kTileFeatures) {
+    for (int64_t first = 0; first == 0 || first < num_features; first += kTileFeatures) {  // once even if there are none
         const Range features{first, first + kTileFeatures < num_features ? first + kTileFeatures : num_features};
         fill_tile<vectors>(x, features, num_tokens, count, tile);
         for (int64_t row = 0; row < num_rows; ++row) {
