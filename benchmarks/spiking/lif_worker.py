@@ -2,7 +2,8 @@
 
 Shapes: T = 8 steps, batch 4,096, 512 neurons, [T, B, N], float32, one thread; the loss is a random product with the
 spikes, its gradient goes to the currents (ours also to leak and threshold of each neuron). Hard reset to zero,
-arctangent surrogate. Each library as its documentation shows it, with a loop over time where it has none of its own.
+arctangent surrogate (norse has none: SuperSpike). Each library as its documentation shows it, with a loop over time
+where it has none of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ def spikingjelly() -> Population:
         surrogate_function=surrogate.ATan(),
         detach_reset=True,
         step_mode="m",
-        backend="torch",
     )
 
     def run(x: Tensor) -> Tensor:
@@ -68,8 +68,9 @@ def snntorch() -> Population:
 def norse() -> Population:
     from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters, lif_box_feed_forward_step
 
-    # dv = dt * tau_mem_inv * (v_leak - v + x): the currents count `LEAK` times, the rest is the same arithmetic.
-    parameters = LIFBoxParameters(tau_mem_inv=torch.tensor(1000 * (1 - LEAK)), method="atan", alpha=torch.tensor(2.0))
+    # dv = dt * tau_mem_inv * (v_leak - v + x), so a threshold of 1 - LEAK gives the same spikes. It has no arctangent.
+    rest = torch.tensor(1 - LEAK)
+    parameters = LIFBoxParameters(tau_mem_inv=1000 * rest, v_th=rest, method="super")
 
     def run(x: Tensor) -> Tensor:
         state, spikes = LIFBoxFeedForwardState(v=torch.zeros(BATCH, NEURONS)), []

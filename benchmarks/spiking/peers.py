@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TORCH = ("torch", "numpy")
 PEERS = ("spikingjelly==2.0.0", "snntorch==1.0.0", "norse==1.1.0")
-THEIR_IMPORTS = ()
+THEIR_IMPORTS = ("loguru==0.7.3", "nir==1.0.8", "nirtorch==2.6", "h5py==3.16.0")
 
 
 def peer_python(place: Path) -> Path:
@@ -25,8 +25,9 @@ def peer_python(place: Path) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", binaries.parent], check=True)
         pip = [binaries / "pip", "install", "-qq", "--disable-pip-version-check"]
-        pinned = [*pip, "--constraint", ROOT / "constraints.txt"]
-        for command in ([*pinned, *TORCH], [*pip, "--no-deps", *PEERS], [*pinned, *THEIR_IMPORTS]):
-            subprocess.run(command, check=True, stdout=sys.stderr)
+        pip += ["--constraint", ROOT / "constraints.txt"]
+        # torch first and by its pin, so that nothing else can pull in another build of it.
+        for packages in (TORCH, ("--no-deps", *PEERS, *THEIR_IMPORTS)):
+            subprocess.run([*pip, *packages], check=True, stdout=sys.stderr)
         ready.write_text(pins)
     return binaries / "python"

@@ -6,6 +6,7 @@
 namespace spikemesh::ISA {
 
 constexpr int kVectors = kTileLanes / kWide;
+constexpr int64_t kStreamedSize = 8 << 20;  // floats
 
 // ---- which lanes ----------------------------------------------------------------------------------------------------
 
@@ -27,8 +28,18 @@ INLINE void for_runs(const Lanes& lanes, const Tile& tile, const Visit& visit) {
     }
 }
 
+// Whether all sixty-four lanes share `outer`: the common case, and the fast one.
+INLINE bool is_run(const Lanes& lanes, const Tile& tile) {
+    return tile.count == kTileLanes && tile.lane % lanes.inner_size + kTileLanes <= lanes.inner_size;
+}
+
 // A neuron's parameter for each lane of the tile; unused lanes get `rest`.
 INLINE void spread(const Lanes& lanes, const Tile& tile, const float* parameter, float rest, Floats* out) {
+    if (is_run(lanes, tile)) {
+        const float* first = parameter + (lanes.neurons_inside ? tile.lane % lanes.inner_size : tile.lane / lanes.inner_size);
+        for (int i = 0; i < kVectors; ++i) out[i] = lanes.neurons_inside ? load(first + i * kWide) : all(*first);
+        return;
+    }
     float lane[kTileLanes];
     for (int64_t l = tile.count; l < kTileLanes; ++l) lane[l] = rest;
     for_runs(lanes, tile, [&](int64_t at, int64_t outer, int64_t inner, int64_t count) {
@@ -37,31 +48,33 @@ INLINE void spread(const Lanes& lanes, const Tile& tile, const float* parameter,
     std::memcpy(out, lane, sizeof lane);
 }
 
-// Adds each lane's value to its neuron's, lane by lane, so that the order does not depend on where a tile begins.
+// Adds each lane's value to its neuron's.
 INLINE void collect(const Lanes& lanes, const Tile& tile, const Floats* values, double* out) {
+    if (is_run(lanes, tile) && !lanes.neurons_inside) {
+        double& sum = out[tile.lane / lanes.inner_size];
+        for (int i = 0; i < kVectors; ++i) sum += total_of(values[i]);
+        return;
+    }
     float lane[kTileLanes];
     std::memcpy(lane, values, sizeof lane);
     for_runs(lanes, tile, [&](int64_t at, int64_t outer, int64_t inner, int64_t count) {
-        if (lanes.neurons_inside) {
-            for (int64_t l = 0; l < count; ++l) out[inner + l] += lane[at + l];
-        } else {
-            double sum = out[outer];
-            for (int64_t l = 0; l < count; ++l) sum += lane[at + l];
-            out[outer] = sum;
-        }
+        for (int64_t l = 0; l < count; ++l) out[lanes.neurons_inside ? inner + l : outer] += lane[at + l];
     });
 }
 
 INLINE void load_lanes(const Tile& tile, const float* data, Floats* out) {
+    if (data && tile.count == kTileLanes) {
+        std::memcpy(out, data + tile.lane, kTileLanes * sizeof(float));
+        return;
+    }
     float lane[kTileLanes] = {};
     if (data) std::memcpy(lane, data + tile.lane, static_cast<size_t>(tile.count) * sizeof(float));
     std::memcpy(out, lane, sizeof lane);
 }
 
 INLINE void store_lanes(const Tile& tile, const Floats* values, float* data) {
-    float lane[kTileLanes];
-    std::memcpy(lane, values, sizeof lane);
-    std::memcpy(data + tile.lane, lane, static_cast<size_t>(tile.count) * sizeof(float));
+    if (tile.count == kTileLanes) std::memcpy(data + tile.lane, values, kTileLanes * sizeof(float));
+    else std::memcpy(data + tile.lane, values, static_cast<size_t>(tile.count) * sizeof(float));
 }
 
 // ---- where they lie -------------------------------------------------------------------------------------------------
@@ -80,9 +93,13 @@ INLINE bool is_whole(const Lanes& lanes, const Tile& tile) {
 template <class Float>
 INLINE Steps<Float> in_place(const Lanes& lanes, const Tile& tile, Float* data) {
     Steps<Float> steps{{}, lanes.step};
+    const int64_t outer = tile.lane / lanes.inner_size, inner = tile.lane % lanes.inner_size;
+    Float* first = data + outer * lanes.outer_stride + inner;
+    const bool together = lanes.outer_stride == lanes.inner_size || inner + kTileLanes <= lanes.inner_size;
     for (int i = 0; i < kVectors; ++i) {
         const int64_t lane = tile.lane + i * kWide;
-        steps.vector[i] = data + lane / lanes.inner_size * lanes.outer_stride + lane % lanes.inner_size;
+        steps.vector[i] = together ? first + i * kWide
+                                   : data + lane / lanes.inner_size * lanes.outer_stride + lane % lanes.inner_size;
     }
     return steps;
 }
@@ -123,6 +140,13 @@ static void scatter(const Lanes& lanes, const Tile& tile, const float* scratch, 
     });
 }
 
+// Whether results go past the cache: they are larger than it, and lie in whole vectors.
+INLINE bool streamed(const Lanes& lanes, const float* out) {
+    const int64_t size = lanes.num_steps * lanes.inner_size * lanes.outer_size;
+    const bool aligned = reinterpret_cast<uintptr_t>(out) % sizeof(Floats) == 0 && lanes.inner_size % kWide == 0;
+    return aligned && size >= kStreamedSize;
+}
+
 // ---- forward --------------------------------------------------------------------------------------------------------
 
 struct Neurons {
@@ -136,7 +160,13 @@ INLINE Neurons neurons_of(const Lanes& lanes, const Tile& tile, const float* lea
     return neurons;
 }
 
-template <bool fires>
+template <bool streams>
+INLINE void write(float* data, Floats x) {
+    if (streams) stream(data, x);
+    else store(data, x);
+}
+
+template <bool fires, bool streams>
 INLINE void forward_steps(const Neurons& neurons, int64_t num_steps, const Steps<const float>& x, Floats* v,
                           const Steps<float>& y) {
     const Floats zero{}, one = all(1.0f);
@@ -145,10 +175,10 @@ INLINE void forward_steps(const Neurons& neurons, int64_t num_steps, const Steps
             const Floats u = load(x.vector[i] + t * x.step) + neurons.leak[i] * v[i];
             if (fires) {
                 const Ints fired = u >= neurons.threshold[i];
-                store(y.vector[i] + t * y.step, fired ? one : zero);
+                write<streams>(y.vector[i] + t * y.step, fired ? one : zero);
                 v[i] = fired ? zero : u;
             } else {
-                store(y.vector[i] + t * y.step, u);
+                write<streams>(y.vector[i] + t * y.step, u);
                 v[i] = u;
             }
         }
@@ -167,7 +197,7 @@ INLINE Steps<const float> source(const Lanes& lanes, const Tile& tile, const flo
     return readable(in_scratch(scratch));
 }
 
-template <bool fires>
+template <bool fires, bool streams>
 static void forward(const LifForward& job, int64_t first, int64_t last, float* scratch) {
     const Lanes& lanes = job.lanes;
     const int64_t end = last * lanes.inner_size;
@@ -178,14 +208,21 @@ static void forward(const LifForward& job, int64_t first, int64_t last, float* s
         Floats v[kVectors];
         load_lanes(tile, job.v0, v);
         const Steps<const float> x = source(lanes, tile, job.x, scratch);
-        forward_steps<fires>(neurons, lanes.num_steps, x, v, whole ? in_place(lanes, tile, job.y) : in_scratch(scratch));
-        if (!whole) scatter(lanes, tile, scratch, job.y);
+        if (whole) {
+            forward_steps<fires, streams>(neurons, lanes.num_steps, x, v, in_place(lanes, tile, job.y));
+        } else {
+            forward_steps<fires, false>(neurons, lanes.num_steps, x, v, in_scratch(scratch));
+            scatter(lanes, tile, scratch, job.y);
+        }
         store_lanes(tile, v, job.v);
     }
 }
 
 void lif_forward(const LifForward& job, int64_t first, int64_t last, float* scratch) {
-    return job.threshold ? forward<true>(job, first, last, scratch) : forward<false>(job, first, last, scratch);
+    const bool streams = streamed(job.lanes, job.y);
+    const auto run = job.threshold ? streams ? forward<true, true> : forward<true, false>
+                                   : streams ? forward<false, true> : forward<false, false>;
+    run(job, first, last, scratch);
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------
@@ -215,7 +252,7 @@ INLINE Floats backward_step(Floats u, Floats before, Floats grad, Floats leak, F
     Floats g = grad;
     if (fires) {
         Floats distance = (u - threshold) * slope;
-        g = grad * (all(1.0f) / (distance * distance + 1.0f) * scale);
+        g = grad * (reciprocal(distance * distance + 1.0f) * scale);
         sum_threshold -= g;
         g += u >= threshold ? Floats{} : carry;
     } else {
@@ -226,7 +263,7 @@ INLINE Floats backward_step(Floats u, Floats before, Floats grad, Floats leak, F
     return g;
 }
 
-template <bool fires>
+template <bool fires, bool streams>
 INLINE void backward_steps(const Neurons& neurons, int64_t num_steps, float sharpness, const float* potentials,
                            const Floats* v0, const Steps<const float>& grad_y, Floats* carry, const Steps<float>& grad_x,
                            Sums& sums) {
@@ -243,11 +280,11 @@ INLINE void backward_steps(const Neurons& neurons, int64_t num_steps, float shar
             const Floats g =
                 backward_step<fires>(load(at), before, load(grad_y.vector[i] + t * grad_y.step), neurons.leak[i],
                                      neurons.threshold[i], slope, scale, carry[i], sums.leak[i], sums.threshold[i]);
-            store(grad_x.vector[i] + t * grad_x.step, g);
+            write<streams>(grad_x.vector[i] + t * grad_x.step, g);
         }
 }
 
-template <bool fires>
+template <bool fires, bool streams>
 static void backward(const LifBackward& job, int64_t first, int64_t last, float* scratch, double* grad_leak,
                      double* grad_threshold) {
     const Lanes& lanes = job.lanes;
@@ -262,10 +299,15 @@ static void backward(const LifBackward& job, int64_t first, int64_t last, float*
         load_lanes(tile, job.v0, v0);
         load_lanes(tile, job.grad_v, carry);
         recompute<fires>(neurons, lanes.num_steps, source(lanes, tile, job.x, copied_x), v0, potentials);
-        backward_steps<fires>(neurons, lanes.num_steps, job.sharpness, potentials, v0,
-                              source(lanes, tile, job.grad_y, copied_grad), carry,
-                              whole ? in_place(lanes, tile, job.grad_x) : in_scratch(copied_grad), sums);
-        if (!whole) scatter(lanes, tile, copied_grad, job.grad_x);
+        const Steps<const float> grad_y = source(lanes, tile, job.grad_y, copied_grad);
+        if (whole) {
+            backward_steps<fires, streams>(neurons, lanes.num_steps, job.sharpness, potentials, v0, grad_y, carry,
+                                           in_place(lanes, tile, job.grad_x), sums);
+        } else {
+            backward_steps<fires, false>(neurons, lanes.num_steps, job.sharpness, potentials, v0, grad_y, carry,
+                                         in_scratch(copied_grad), sums);
+            scatter(lanes, tile, copied_grad, job.grad_x);
+        }
         store_lanes(tile, carry, job.grad_v0);
         collect(lanes, tile, sums.leak, grad_leak);
         if (fires) collect(lanes, tile, sums.threshold, grad_threshold);
@@ -274,8 +316,10 @@ static void backward(const LifBackward& job, int64_t first, int64_t last, float*
 
 void lif_backward(const LifBackward& job, int64_t first, int64_t last, float* scratch, double* grad_leak,
                   double* grad_threshold) {
-    return job.threshold ? backward<true>(job, first, last, scratch, grad_leak, grad_threshold)
-                         : backward<false>(job, first, last, scratch, grad_leak, grad_threshold);
+    const bool streams = streamed(job.lanes, job.grad_x);
+    const auto run = job.threshold ? streams ? backward<true, true> : backward<true, false>
+                                   : streams ? backward<false, true> : backward<false, false>;
+    run(job, first, last, scratch, grad_leak, grad_threshold);
 }
 
 }  // namespace spikemesh::ISA

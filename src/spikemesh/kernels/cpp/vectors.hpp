@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #ifndef ISA
 #error "ISA is the namespace to compile into"
 #endif
@@ -23,6 +27,30 @@ INLINE Floats load(const float* data) {
     return x;
 }
 INLINE void store(float* data, Floats x) { std::memcpy(data, &x, sizeof x); }
+
+// 1 / x to about the last bit, by an estimate and one step of Newton's method where there is one; x is not zero.
+INLINE Floats reciprocal(Floats x) {
+#if defined(__AVX512F__)
+    const Floats r = (Floats)_mm512_rcp14_ps((__m512)x);
+    return r * (2.0f - x * r);
+#else
+    return all(1.0f) / x;
+#endif
+}
+
+// To memory past the cache, where `data` is aligned to a vector: what is not read again soon need not be fetched first.
+INLINE void stream(float* data, Floats x) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(data, (__m512)x);
+#elif defined(__AVX__)
+    __m256 half[2];
+    std::memcpy(half, &x, sizeof half);
+    _mm256_stream_ps(data, half[0]);
+    _mm256_stream_ps(data + 8, half[1]);
+#else
+    store(data, x);
+#endif
+}
 
 // Added as a tree, the same one whatever the registers are.
 INLINE float total_of(Floats x) {
