@@ -6,6 +6,7 @@ from spikemesh.kernels.currents import currents_backward, currents_forward
 from spikemesh.kernels.elements import ELEMENTS, Element
 from spikemesh.kernels.lif import lif_backward, lif_forward
 from spikemesh.kernels.sparse import Pattern
+from spikemesh.kernels.spikes import count_spikes, delay_spikes, num_bit_bytes, unpack_spikes
 
 __all__ = [
     "ELEMENTS",
@@ -17,11 +18,15 @@ __all__ = [
     "Rule",
     "Scan",
     "combine",
+    "count_spikes",
     "currents_backward",
     "currents_forward",
+    "delay_spikes",
     "instruction_set",
     "lif_backward",
     "lif_forward",
     "native",
+    "num_bit_bytes",
     "scan",
+    "unpack_spikes",
 ]

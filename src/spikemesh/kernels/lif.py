@@ -20,15 +20,32 @@ Floats = npt.NDArray[np.float32]
 
 
 def lif_forward(
-    x: Floats, v0: Floats, leak: Floats, threshold: Floats | None, *, y: Floats, v: Floats, num_threads: int = 1
+    x: Floats,
+    v0: Floats,
+    leak: Floats,
+    threshold: Floats | None,
+    *,
+    v: Floats,
+    y: Floats | None = None,
+    bits: npt.NDArray[np.uint8] | None = None,
+    num_threads: int = 1,
 ) -> None:
     """Currents x [L, B, N] from potentials v0 [B, N] on -> spikes y [L, B, N], last potentials v [B, N].
 
-    `leak`, `threshold` are [N]. Without a threshold nothing fires, and y is the potentials.
+    `leak`, `threshold` are [N]. Without a threshold nothing fires, and y is the potentials. Instead of y the spikes go
+    into `bits` (see `spikes`) if arrays lie as [N, L, B].
     """
-    lies = _Lies(x)
+    lies = _Lies(x, as_features=bits is not None)
     native.lif_forward(
-        lies.flat(x), lies.flat(v0), leak, threshold, lies.flat(y), lies.flat(v), *lies.arguments, num_threads
+        lies.flat(x),
+        lies.flat(v0),
+        leak,
+        threshold,
+        None if y is None else lies.flat(y),
+        bits,
+        lies.flat(v),
+        *lies.arguments,
+        num_threads,
     )
 
 
@@ -73,8 +90,8 @@ def lif_backward(
 class _Lies:
     """How [L, B, N] arrays lie in memory: as they are, or as [N, L, B]."""
 
-    def __init__(self, x: Floats) -> None:
-        self.feature_major = not x.flags.c_contiguous
+    def __init__(self, x: Floats, *, as_features: bool = False) -> None:
+        self.feature_major = as_features or not x.flags.c_contiguous
         self.arguments = (x.shape[0], x.shape[1], self.feature_major)
 
     def flat(self, array: Floats) -> Floats:

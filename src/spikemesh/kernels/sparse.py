@@ -1,7 +1,7 @@
 """Products with a matrix of synapses: their values, and a fixed pattern of where they are.
 
 Compiled code where it was built, the NumPy twin elsewhere. Activations are float32 [features, tokens], so that each
-synapse is one vector operation over the tokens. Spikes are packed into bits first. Sums are made of 192 inputs at a
+synapse is one vector operation over the tokens. Spikes are packed into bits (`spikes`). Sums are made of 192 inputs at a
 time, in the order of the synapses, and then of these sums: sums of spikes are the same bits from every implementation,
 and those of a dense product in MKL. Neurons are sensitive: a last bit can be a spike.
 
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spikemesh.kernels.build import native
-from spikemesh.kernels.sparse_twin import BLOCK_TOKENS, SparseTwin
+from spikemesh.kernels.sparse_twin import SparseTwin
+from spikemesh.kernels.spikes import num_bit_bytes
 
 Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.uint8]
@@ -62,8 +63,8 @@ class Pattern:
         return mask
 
     def empty_bits(self, num_tokens: int) -> Bits:
-        """Room for the packed spikes of all columns: for each block of 256 tokens, 32 bytes per feature."""
-        return np.empty(-(-num_tokens // BLOCK_TOKENS) * self.num_columns * (BLOCK_TOKENS // 8), np.uint8)
+        """Room for the packed spikes of all columns."""
+        return np.empty(num_bit_bytes(self.num_columns, num_tokens), np.uint8)
 
     def pack(self, x: Floats, bits: Bits, *, first: int = 0, num_threads: int = 1) -> bool:
         """x != 0 into `bits`, for the columns from `first` on; False if there is anything but zeros and ones in x."""

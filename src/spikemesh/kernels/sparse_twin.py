@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from spikemesh.kernels.spikes import BLOCK_BYTES, BLOCK_TOKENS, pack_rows, unpack_rows
+
 Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
-BLOCK_TOKENS = 256
-"""Tokens of a block of packed spikes."""
 SUM_INPUTS = 192
 """Inputs that are summed apart."""
 
@@ -38,13 +38,11 @@ class SparseTwin:
 
     def pack_spikes(self, x: Floats, num_tokens: int, first: int, bits: Bits, _num_threads: int) -> bool:
         spikes = x.reshape(-1, num_tokens)
-        num_features, num_blocks = len(spikes), -(-num_tokens // BLOCK_TOKENS)
-        if not 0 <= first <= self.num_columns - num_features:
+        if not 0 <= first <= self.num_columns - len(spikes):
             raise ValueError("expected features among the columns")
-        padded = np.zeros((num_features, num_blocks * BLOCK_TOKENS), np.bool_)
-        padded[:, :num_tokens] = spikes != 0
-        packed = np.packbits(padded.reshape(num_features, num_blocks, BLOCK_TOKENS), axis=2, bitorder="little")
-        bits.reshape(num_blocks, self.num_columns, -1)[:, first : first + num_features] = packed.transpose(1, 0, 2)
+        num_blocks = -(-num_tokens // BLOCK_TOKENS)
+        packed = pack_rows(spikes != 0).reshape(num_blocks, len(spikes), BLOCK_BYTES)
+        bits.reshape(num_blocks, self.num_columns, BLOCK_BYTES)[:, first : first + len(spikes)] = packed
         return bool(((spikes == 0) | (spikes == 1)).all())
 
     def multiply_spikes(self, values: Floats, bits: Bits, num_tokens: int, y: Floats, num_threads: int) -> None:
@@ -68,11 +66,7 @@ class SparseTwin:
             grad_values[part] = (gradient[self.rows[part]] * inputs[self.columns[part]]).sum(1)
 
     def _unpacked(self, bits: Bits, num_tokens: int) -> Floats:
-        num_bytes = BLOCK_TOKENS // 8
-        num_blocks = -(-num_tokens // BLOCK_TOKENS)
-        blocks = bits.reshape(num_blocks, self.num_columns, num_bytes).transpose(1, 0, 2)
-        rows = blocks.reshape(self.num_columns, num_blocks * num_bytes)
-        return np.unpackbits(rows, axis=1, bitorder="little")[:, :num_tokens].astype(np.float32).reshape(-1)
+        return unpack_rows(bits, self.num_columns, num_tokens).astype(np.float32).reshape(-1)
 
 
 def _multiply(rows: Ints, inputs: Ints, values: Floats, x: Floats, y: Floats) -> None:

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spikemesh.kernels import Pattern, currents_backward, currents_forward, lif_backward, lif_forward, native
-from spikemesh.snn.memory import empty_feature_major, feature_major, is_feature_major, join, laid_like
+from spikemesh.snn.memory import empty_feature_major, feature_major, is_feature_major, join, laid_like, shape_of
+from spikemesh.snn.packed import carrier_of, room_for_bits
 
 Floats = npt.NDArray[np.float32]
-Bits = npt.NDArray[np.uint8]
 
 
 def prefers_sparse() -> bool:
@@ -73,24 +73,66 @@ class CompiledLif(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
-        x, v0, leak, threshold = ctx.saved_tensors
-        grad_x, grad_v0, grad_leak = torch.empty_like(x), torch.empty_like(v0), torch.empty_like(leak)
-        grad_threshold = None if threshold is None else torch.empty_like(threshold)
-        lif_backward(
+        return _lif_gradients(*ctx.saved_tensors, ctx.sharpness, grad_y, grad_v)
+
+
+def _lif_gradients(
+    x: Tensor,
+    v0: Tensor,
+    leak: Tensor,
+    threshold: Tensor | None,
+    sharpness: float,
+    grad_y: Tensor,
+    grad_v: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Of everything before `sharpness`, and None for that."""
+    grad_x, grad_v0, grad_leak = torch.empty_like(x), torch.empty_like(v0), torch.empty_like(leak)
+    grad_threshold = None if threshold is None else torch.empty_like(threshold)
+    lif_backward(
+        _array(x),
+        _array(v0),
+        _array(leak),
+        _maybe(threshold),
+        sharpness,
+        _array(laid_like(grad_y, x)),
+        _array(_potentials(grad_v, x)),
+        grad_x=_array(grad_x),
+        grad_v0=_array(grad_v0),
+        grad_leak=_array(grad_leak),
+        grad_threshold=_maybe(grad_threshold),
+        num_threads=torch.get_num_threads(),
+    )
+    return grad_x, grad_v0, grad_leak, grad_threshold, None
+
+
+class PackingLif(torch.autograd.Function):
+    """`functional.lif` with its spikes as bits: (what carries their gradient, bits, potentials); see `packed`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, v0: Tensor, leak: Tensor, threshold: Tensor, sharpness: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = feature_major(x)
+        v0, leak, threshold = v0.T.contiguous().T, leak.contiguous(), threshold.contiguous()
+        bits, v = room_for_bits(shape_of(x)), torch.empty_like(v0)
+        lif_forward(
             _array(x),
             _array(v0),
             _array(leak),
-            _maybe(threshold),
-            ctx.sharpness,
-            _array(laid_like(grad_y, x)),
-            _array(_potentials(grad_v, x)),
-            grad_x=_array(grad_x),
-            grad_v0=_array(grad_v0),
-            grad_leak=_array(grad_leak),
-            grad_threshold=_maybe(grad_threshold),
+            _array(threshold),
+            bits=bits.numpy(),
+            v=_array(v),
             num_threads=torch.get_num_threads(),
         )
-        return grad_x, grad_v0, grad_leak, grad_threshold, None
+        ctx.save_for_backward(x, v0, leak, threshold)
+        ctx.sharpness = sharpness
+        ctx.mark_non_differentiable(bits)
+        return carrier_of(shape_of(x)), bits, v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, _grad_bits: None, grad_v: Tensor) -> tuple[Tensor | None, ...]:
+        return _lif_gradients(*ctx.saved_tensors, ctx.sharpness, grad_y, grad_v)
 
 
 class InputCurrents(torch.autograd.Function):
@@ -125,25 +167,24 @@ class InputCurrents(torch.autograd.Function):
 
 
 class SparseProduct(torch.autograd.Function):
-    """y = synapses x: values [S] at the places of `pattern`, x [L, B, I] in parts -> y [L, B, N], feature-major.
+    """y = synapses x: values [S] at the places of `pattern` -> y [L, B, N], feature-major.
 
-    The parts are populations side by side. Spikes are kept for the backward pass as bits; other inputs as they are.
+    x [L, B, I] comes in parts, populations side by side: their spikes as `bits`, their carriers as the parts; or with no
+    bits as values of any kind. What is kept for the backward pass is the bits, or the values.
     """
 
     @staticmethod
-    def forward(ctx: Any, pattern: Pattern, values: Tensor, *parts: Tensor) -> Tensor:
+    def forward(ctx: Any, pattern: Pattern, values: Tensor, bits: Tensor | None, *parts: Tensor) -> Tensor:
         length, batch, _ = parts[0].shape
-        threads, ctx.sizes = torch.get_num_threads(), [part.shape[2] for part in parts]
         y = empty_feature_major((length, batch, pattern.num_rows), values)
-        bits = _packed(pattern, parts, pattern.empty_bits(length * batch))
-        if bits is not None:
-            pattern.multiply_spikes(_array(values), bits.numpy(), _flat(y), num_threads=threads)
-            ctx.save_for_backward(values, bits)
-        else:
+        if bits is None:
             x = feature_major(join(parts))
-            pattern.multiply(_array(values), _flat(x), _flat(y), num_threads=threads)
-            ctx.save_for_backward(values, x)
-        ctx.pattern, ctx.is_binary = pattern, bits is not None
+            pattern.multiply(_array(values), _flat(x), _flat(y), num_threads=torch.get_num_threads())
+        else:
+            x = bits
+            pattern.multiply_spikes(_array(values), bits.numpy(), _flat(y), num_threads=torch.get_num_threads())
+        ctx.save_for_backward(values, x)
+        ctx.pattern, ctx.is_packed, ctx.sizes = pattern, bits is not None, [part.shape[2] for part in parts]
         return y
 
     @staticmethod
@@ -153,22 +194,22 @@ class SparseProduct(torch.autograd.Function):
         pattern, threads, grad = ctx.pattern, torch.get_num_threads(), _flat(feature_major(grad_y))
         grad_parts: tuple[Tensor | None, ...] = (None,) * len(ctx.sizes)
         grad_values = None
-        if any(ctx.needs_input_grad[2:]):
+        if any(ctx.needs_input_grad[3:]):
             grad_x = empty_feature_major((*grad_y.shape[:2], pattern.num_columns), grad_y)
             pattern.multiply_transposed(_array(values), grad, _flat(grad_x), num_threads=threads)
             grad_parts = torch.split(grad_x, ctx.sizes, 2)
         if ctx.needs_input_grad[1]:
             grad_values = torch.empty_like(values)
-            if ctx.is_binary:
+            if ctx.is_packed:
                 pattern.correlate_spikes(grad, x.numpy(), _array(grad_values), num_threads=threads)
             else:
                 pattern.correlate(grad, _flat(x), _array(grad_values), num_threads=threads)
-        return None, grad_values, *grad_parts
+        return None, grad_values, None, *grad_parts
 
 
-def _packed(pattern: Pattern, parts: Sequence[Tensor], bits: Bits) -> Tensor | None:
-    """The spikes of all parts as bits, or None if there are other values than zeros and ones."""
-    first = 0
+def pack_parts(pattern: Pattern, parts: Sequence[Tensor]) -> Tensor | None:
+    """Spikes that came as floats, as bits; None if there are other values than zeros and ones."""
+    bits, first = pattern.empty_bits(parts[0].shape[0] * parts[0].shape[1]), 0
     for part in parts:
         x = _flat(feature_major(part))
         if not pattern.pack(x, bits, first=first, num_threads=torch.get_num_threads()):

@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 
+def shape_of(x: Tensor) -> tuple[int, int, int]:
+    length, batch, neurons = x.shape
+    return length, batch, neurons
+
+
 def is_feature_major(x: Tensor) -> bool:
     return not x.is_contiguous() and x.permute(2, 0, 1).is_contiguous()
 

@@ -26,7 +26,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikemesh.snn.compiled import InputCurrents, has_kernels
-from spikemesh.snn.modules import LIF, AnyLinear, AxonDelay, LeakyReadout, MaskedLinear, SparseLinear, balanced_mask
+from spikemesh.snn.modules import (
+    LIF,
+    AnyLinear,
+    AxonDelay,
+    LeakyReadout,
+    MaskedLinear,
+    SparseLinear,
+    Spikes,
+    balanced_mask,
+)
 from spikemesh.snn.settings import check_bounds, read_settings
 
 VOCAB = 256
@@ -149,10 +158,11 @@ class Block(nn.Module):
             self.hidden.initial_state(batch_size),
         )
 
-    def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, Tensor, BlockState]:
-        spikes, stream_v = self.stream(u, state.stream_v)
+    def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, Spikes, BlockState]:
+        packed = isinstance(self.w_in, SparseLinear) and has_kernels(u)
+        spikes, stream_v = self.stream(u, state.stream_v, packed=packed)
         arriving, sent = self.axons(spikes, state.sent)
-        hidden, hidden_v = self.hidden(self.w_in(arriving), state.hidden_v)
+        hidden, hidden_v = self.hidden(self.w_in(arriving), state.hidden_v, packed=packed)
         return u + self.w_out(hidden), hidden, BlockState(stream_v, sent, hidden_v)
 
 
@@ -215,13 +225,14 @@ class SpikingLM(nn.Module):
         """Tokens int64 [B, L] in 0..255 -> logits [B, L, 256] for the *next* byte at every place, and the state."""
         before = self.initial_state(tokens.shape[0]) if state is None else state
         u, last_tokens = self.input_currents(tokens.T, before.last_tokens)
-        spikes: list[Tensor] = []
+        spikes: list[Spikes] = []
         blocks: list[BlockState] = []
         for block, block_before in zip(self.each_block(), before.blocks, strict=True):
             u, hidden, after = block(u, block_before)
             spikes.append(hidden)
             blocks.append(after)
-        output, output_v = self.output(u, before.output_v)
+        packed = isinstance(self.head, SparseLinear) and has_kernels(u)
+        output, output_v = self.output(u, before.output_v, packed=packed)
         logits, readout = self.readout(self.head(*spikes, output), before.readout)
         return logits.transpose(0, 1), ModelState(last_tokens, tuple(blocks), output_v, readout)
 

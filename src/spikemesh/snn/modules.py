@@ -18,9 +18,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from spikemesh.kernels import Pattern
-from spikemesh.snn.compiled import SparseProduct, has_kernels
+from spikemesh.snn.compiled import PackingLif, SparseProduct, has_kernels, pack_parts
 from spikemesh.snn.functional import leaky_integral, lif
 from spikemesh.snn.memory import join
+from spikemesh.snn.packed import PackedSpikes, side_by_side
+
+Spikes = Tensor | PackedSpikes
+"""Of one population, [L, B, N]: zeros and ones, or bits."""
 
 
 class LIF(nn.Module):
@@ -40,9 +44,13 @@ class LIF(nn.Module):
         """Potentials at rest: zeros [B, N]."""
         return self.threshold.new_zeros(batch_size, self.num_neurons)
 
-    def forward(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Currents x [L, B, N], potential v [B, N] -> (spikes [L, B, N], potential [B, N])."""
-        return lif(x, v, torch.sigmoid(self.leak_logit), self.threshold, self.sharpness)
+    def forward(self, x: Tensor, v: Tensor, *, packed: bool = False) -> tuple[Spikes, Tensor]:
+        """Currents x [L, B, N], potential v [B, N] -> (spikes [L, B, N], potential [B, N]); `packed`: spikes as bits."""
+        neurons = (torch.sigmoid(self.leak_logit), self.threshold, self.sharpness)
+        if not packed:
+            return lif(x, v, *neurons)
+        carrier, bits, v = PackingLif.apply(x, v, *neurons)  # type: ignore[no-untyped-call]
+        return PackedSpikes(bits, carrier), v
 
 
 class LeakyReadout(nn.Module):
@@ -133,12 +141,21 @@ class SparseLinear(nn.Module):
         self.weight = nn.Parameter(torch.zeros(pattern.num_synapses))
         self._pattern: tuple[Any, Pattern] = (self._place(), pattern)
 
-    def forward(self, *populations: Tensor) -> Tensor:
-        """As `MaskedLinear.forward`."""
-        if has_kernels(self.weight) and all(has_kernels(spikes) for spikes in populations):
-            y: Tensor = SparseProduct.apply(self.pattern, self.weight, *populations)  # type: ignore[no-untyped-call]
-            return y
-        return F.linear(join(populations), self.full(self.weight))
+    def forward(self, *populations: Spikes) -> Tensor:
+        """As `MaskedLinear.forward`; the spikes may be packed."""
+        packed = [spikes for spikes in populations if isinstance(spikes, PackedSpikes)]
+        plain = [spikes for spikes in populations if isinstance(spikes, Tensor)]
+        if packed and plain:
+            raise ValueError("expected spikes that are all packed, or none")
+        if packed:
+            return self._product(side_by_side(packed), [spikes.carrier for spikes in packed])
+        if has_kernels(self.weight) and all(has_kernels(spikes) for spikes in plain):
+            return self._product(pack_parts(self.pattern, plain), plain)
+        return F.linear(join(plain), self.full(self.weight))
+
+    def _product(self, bits: Tensor | None, parts: list[Tensor]) -> Tensor:
+        y: Tensor = SparseProduct.apply(self.pattern, self.weight, bits, *parts)  # type: ignore[no-untyped-call]
+        return y
 
     @property
     def pattern(self) -> Pattern:
@@ -226,10 +243,15 @@ class AxonDelay(nn.Module):
         """Spikes on their way, none yet: zeros [num_delays - 1, B, N]."""
         return like.new_zeros(self.num_delays - 1, batch_size, self.num_neurons)
 
-    def forward(self, spikes: Tensor, sent: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, spikes: Spikes, sent: Tensor) -> tuple[Spikes, Tensor]:
         """Spikes [L, B, N], the last ones before them `sent` [num_delays - 1, B, N] -> (arriving [L, B, N], sent)."""
         if self.num_delays == 1:
             return spikes, sent
+        if isinstance(spikes, PackedSpikes):
+            if not (sent.requires_grad or sent.any()):
+                last = spikes.last(min(spikes.shape[0], self.num_delays - 1))
+                return spikes.delayed(self.bounds), torch.cat([sent[len(last) :], last])
+            spikes = spikes.unpacked()
         arriving, sent = _Delay.apply(spikes, sent, self.bounds)  # type: ignore[no-untyped-call]
         return arriving, sent
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from spikemesh.snn.model import SpikingLM
-from spikemesh.snn.modules import LIF, MaskedLinear, SparseLinear
+from spikemesh.snn.modules import LIF, MaskedLinear, SparseLinear, Spikes
+from spikemesh.snn.packed import PackedSpikes
 
 
 class SpikeMeter:
@@ -45,8 +46,9 @@ class SpikeMeter:
         self._handles.clear()
 
     def _noting(self, name: str) -> Any:
-        def note(_module: nn.Module, _inputs: tuple[Tensor, ...], outputs: tuple[Tensor, Tensor]) -> None:
-            self.rates[name] = float(outputs[0].detach().mean())
+        def note(_module: nn.Module, _inputs: tuple[Tensor, ...], outputs: tuple[Spikes, Tensor]) -> None:
+            spikes = outputs[0]
+            self.rates[name] = spikes.rate if isinstance(spikes, PackedSpikes) else float(spikes.detach().mean())
 
         return note
 

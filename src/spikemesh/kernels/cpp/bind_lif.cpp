@@ -2,6 +2,7 @@
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "bindings.hpp"
 #include "dispatch.hpp"
 #include "lif.hpp"
+#include "spikes.hpp"
 #include "threads.hpp"
 
 namespace spikemesh {
@@ -58,17 +60,22 @@ void for_parts(const Lanes& lanes, int num_threads, const Work& work) {
     });
 }
 
-void lif_forward(In<float> x, In<float> v0, In<float> leak, Maybe threshold, Out<float> y, Out<float> v, int64_t num_steps,
-                 int64_t num_rows, bool feature_major, int num_threads) {
+void lif_forward(In<float> x, In<float> v0, In<float> leak, Maybe threshold, MaybeOut y, std::optional<Out<uint8_t>> bits,
+                 Out<float> v, int64_t num_steps, int64_t num_rows, bool feature_major, int num_threads) {
     const int64_t num_neurons = static_cast<int64_t>(leak.size()), num_lanes = num_rows * num_neurons;
     const Lanes lanes = lanes_of(num_steps, num_rows, num_neurons, feature_major);
     require_size(x, num_steps * num_lanes);
+    require(y.has_value() != bits.has_value(), "expected room for spikes as floats or as bits");
+    require(!bits || (feature_major && threshold), "expected a threshold and [N, L, B] for spikes as bits");
     require_size(y, num_steps * num_lanes);
+    require_size(bits, num_blocks(num_steps * num_rows) * num_neurons * kBlockBytes);
     require_size(v0, num_lanes);
     require_size(v, num_lanes);
     require_size(threshold, num_neurons);
     require(num_threads > 0, "expected at least one thread");
-    const LifForward job{lanes, x.data(), v0.data(), leak.data(), data_of(threshold), y.data(), v.data()};
+    if (bits) std::memset(bits->data(), 0, bits->size());
+    const LifForward job{lanes,     x.data(), v0.data(), leak.data(), data_of(threshold), y ? y->data() : nullptr,
+                         v.data(), bits ? bits->data() : nullptr};
     for_parts(lanes, num_threads, [&](int64_t, int64_t first, int64_t last, float* scratch) {
         SPIKEMESH_PICK(lif_forward)(job, first, last, scratch);
     });
@@ -114,8 +121,8 @@ void lif_backward(In<float> x, In<float> v0, In<float> leak, Maybe threshold, fl
 }  // namespace
 
 void bind_lif(nb::module_& m) {
-    m.def("lif_forward", &lif_forward, nb::arg("x"), nb::arg("v0"), nb::arg("leak"), nb::arg("threshold").none(), nb::arg("y"),
-          nb::arg("v"), nb::arg("num_steps"), nb::arg("num_rows"), nb::arg("feature_major"), nb::arg("num_threads"));
+    m.def("lif_forward", &lif_forward, nb::arg("x"), nb::arg("v0"), nb::arg("leak"), nb::arg("threshold").none(),
+          nb::arg("y").none(), nb::arg("bits").none(), nb::arg("v"), nb::arg("num_steps"), nb::arg("num_rows"), nb::arg("feature_major"), nb::arg("num_threads"));
     m.def("lif_backward", &lif_backward, nb::arg("x"), nb::arg("v0"), nb::arg("leak"), nb::arg("threshold").none(),
           nb::arg("sharpness"), nb::arg("grad_y"), nb::arg("grad_v").none(), nb::arg("grad_x"), nb::arg("grad_v0"),
           nb::arg("grad_leak"), nb::arg("grad_threshold").none(), nb::arg("num_steps"), nb::arg("num_rows"),

@@ -8,5 +8,6 @@ void bind_combine(nanobind::module_& m);
 void bind_currents(nanobind::module_& m);
 void bind_lif(nanobind::module_& m);
 void bind_sparse(nanobind::module_& m);
+void bind_spikes(nanobind::module_& m);
 
 }  // namespace spikemesh

@@ -1,6 +1,7 @@
 // Compiled once per instruction set, without contraction: a spike is a comparison, so the last bit of a potential counts.
 #include "lif.hpp"
 
+#include "spikes.hpp"
 #include "vectors.hpp"
 
 namespace spikemesh::ISA {
@@ -184,6 +185,41 @@ INLINE void forward_steps(const Neurons& neurons, int64_t num_steps, const Steps
         }
 }
 
+// The same with the spikes of a step as the bits of one word.
+INLINE void forward_bits(const Neurons& neurons, int64_t num_steps, const Steps<const float>& x, Floats* v, uint64_t* spikes) {
+    const Floats zero{};
+    for (int64_t t = 0; t < num_steps; ++t) {
+        uint64_t word = 0;
+        for (int i = 0; i < kVectors; ++i) {
+            const Floats u = load(x.vector[i] + t * x.step) + neurons.leak[i] * v[i];
+            const Ints fired = u >= neurons.threshold[i];
+            word |= static_cast<uint64_t>(bits_of(fired)) << (i * kWide);
+            v[i] = fired ? zero : u;
+        }
+        spikes[t] = word;
+    }
+}
+
+INLINE void or_word(uint8_t* place, uint64_t bits) {
+    uint64_t word;
+    std::memcpy(&word, place, sizeof word);
+    word |= bits;
+    std::memcpy(place, &word, sizeof word);
+}
+
+// Puts a tile's words where its neurons' tokens are.
+INLINE void place_bits(const Lanes& lanes, const Tile& tile, const uint64_t* spikes, uint8_t* bits) {
+    for_runs(lanes, tile, [&](int64_t at, int64_t neuron, int64_t row, int64_t count) {
+        const uint64_t kept = count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+        for (int64_t t = 0; t < lanes.num_steps; ++t) {
+            const int64_t token = t * lanes.inner_size + row, shift = token % 64;
+            const uint64_t run = spikes[t] >> at & kept;
+            or_word(bits + place_of(token / 64, neuron, lanes.outer_size), run << shift);
+            if (shift + count > 64) or_word(bits + place_of(token / 64 + 1, neuron, lanes.outer_size), run >> (64 - shift));
+        }
+    });
+}
+
 INLINE Steps<const float> readable(const Steps<float>& steps) {
     Steps<const float> result{{}, steps.step};
     for (int i = 0; i < kVectors; ++i) result.vector[i] = steps.vector[i];
@@ -197,18 +233,25 @@ INLINE Steps<const float> source(const Lanes& lanes, const Tile& tile, const flo
     return readable(in_scratch(scratch));
 }
 
-template <bool fires, bool streams>
+enum class Result { spikes, streamed_spikes, potentials, streamed_potentials, bits };
+
+template <Result result>
 static void forward(const LifForward& job, int64_t first, int64_t last, float* scratch) {
+    constexpr bool fires = result != Result::potentials && result != Result::streamed_potentials;
+    constexpr bool streams = result == Result::streamed_spikes || result == Result::streamed_potentials;
     const Lanes& lanes = job.lanes;
     const int64_t end = last * lanes.inner_size;
     for (int64_t lane = first * lanes.inner_size; lane < end; lane += kTileLanes) {
         const Tile tile{lane, end - lane < kTileLanes ? end - lane : kTileLanes};
-        const bool whole = is_whole(lanes, tile);
         const Neurons neurons = neurons_of(lanes, tile, job.leak, job.threshold);
         Floats v[kVectors];
         load_lanes(tile, job.v0, v);
         const Steps<const float> x = source(lanes, tile, job.x, scratch);
-        if (whole) {
+        if (result == Result::bits) {
+            uint64_t* spikes = reinterpret_cast<uint64_t*>(scratch + kTileLanes * lanes.num_steps);
+            forward_bits(neurons, lanes.num_steps, x, v, spikes);
+            place_bits(lanes, tile, spikes, job.bits);
+        } else if (is_whole(lanes, tile)) {
             forward_steps<fires, streams>(neurons, lanes.num_steps, x, v, in_place(lanes, tile, job.y));
         } else {
             forward_steps<fires, false>(neurons, lanes.num_steps, x, v, in_scratch(scratch));
@@ -220,8 +263,10 @@ static void forward(const LifForward& job, int64_t first, int64_t last, float* s
 
 void lif_forward(const LifForward& job, int64_t first, int64_t last, float* scratch) {
     const bool streams = streamed(job.lanes, job.y);
-    const auto run = job.threshold ? streams ? forward<true, true> : forward<true, false>
-                                   : streams ? forward<false, true> : forward<false, false>;
+    const auto run = job.bits        ? forward<Result::bits>
+                     : job.threshold ? streams ? forward<Result::streamed_spikes> : forward<Result::spikes>
+                     : streams       ? forward<Result::streamed_potentials>
+                                     : forward<Result::potentials>;
     run(job, first, last, scratch);
 }
 

@@ -20,11 +20,13 @@ struct Lanes {
 
 constexpr int64_t kTileLanes = 64;
 
-// Threshold null: nothing fires, and y is the potential.
+// Threshold null: nothing fires, and y is the potential. Bits, if not null, take the spikes instead of y (spikes.hpp); they
+// are zero before, and the layout is feature-major.
 struct LifForward {
     Lanes lanes;
     const float *x, *v0, *leak, *threshold;
     float *y, *v;
+    uint8_t* bits;
 };
 
 struct LifBackward {

@@ -29,4 +29,5 @@ NB_MODULE(_native, m) {
     spikemesh::bind_currents(m);
     spikemesh::bind_lif(m);
     spikemesh::bind_sparse(m);
+    spikemesh::bind_spikes(m);
 }

@@ -4,10 +4,6 @@
 
 #include "vectors.hpp"
 
-#if defined(__AVX512F__) || defined(__AVX2__) || defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
 namespace spikemesh::ISA {
 
 // ---- bits -----------------------------------------------------------------------------------------------------------
@@ -42,30 +38,11 @@ INLINE Floats add_where(Floats sum, const uint8_t* bits, Floats x) {
 
 #endif
 
-// One bit for each of sixteen lanes that is not zero.
-INLINE uint16_t bits_of(Floats x) {
-#if defined(__AVX512F__)
-    return _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-#else
-    const Ints fired = x != 0.0f;
-#if defined(__SSE2__)
-    __m128 quarter[4];
-    std::memcpy(quarter, &fired, sizeof quarter);
-    return static_cast<uint16_t>(_mm_movemask_ps(quarter[0]) | _mm_movemask_ps(quarter[1]) << 4 |
-                                 _mm_movemask_ps(quarter[2]) << 8 | _mm_movemask_ps(quarter[3]) << 12);
-#else
-    uint16_t bits = 0;
-    for (int l = 0; l < kWide; ++l) bits |= static_cast<uint16_t>((fired[l] & 1) << l);
-    return bits;
-#endif
-#endif
-}
-
 bool pack_spikes(const float* x, int64_t num_tokens, Range range, int64_t feature, int64_t num_features, uint8_t* bits) {
     Ints others{};
     const auto pack = [&](Floats v) {
         others |= (v != 0.0f) & (v != 1.0f);
-        return bits_of(v);
+        return bits_of(v != 0.0f);
     };
     for (int64_t f = range.first; f < range.last; ++f)
         for (int64_t block = 0; block < num_blocks(num_tokens); ++block) {

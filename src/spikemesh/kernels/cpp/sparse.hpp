@@ -1,16 +1,15 @@
 // A matrix of synapses times activations in feature-major layout, [features, tokens]: each synapse is one vector operation
 // over the tokens. Synapses lie row by row (CSR): row r has those from starts[r] to starts[r + 1], each with its input.
 //
-// Spikes are bits. Tokens are cut into blocks of 256, and a block holds 32 bytes for each feature, so what the rows read
-// of it stays in the cache, and adding a weight where its input fired is one instruction for sixteen tokens.
+// Spikes are bits (spikes.hpp): adding a weight where its input fired is one instruction for sixteen tokens.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
+#include "spikes.hpp"
+
 namespace spikemesh {
 
-constexpr int64_t kBlockTokens = 256;
-constexpr int64_t kBlockBytes = kBlockTokens / 8;
 constexpr int64_t kTileTokens = 64;      // of `multiply`: tokens and features that it works on at once,
 constexpr int64_t kTileFeatures = 1920;  // half a megabyte, for the second level of the cache
 
@@ -18,8 +17,6 @@ constexpr int64_t kTileFeatures = 1920;  // half a megabyte, for the second leve
 // does on common processors (MKL's sgemm on AVX2 to the bit). Neurons are sensitive: a last bit can be a spike.
 constexpr int64_t kSumInputs = 192;
 static_assert(kTileFeatures % kSumInputs == 0);
-
-inline int64_t num_blocks(int64_t num_tokens) { return (num_tokens + kBlockTokens - 1) / kBlockTokens; }
 
 struct Synapses {
     const int64_t* starts;

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -27,6 +27,22 @@ INLINE Floats load(const float* data) {
     return x;
 }
 INLINE void store(float* data, Floats x) { std::memcpy(data, &x, sizeof x); }
+
+// One bit for each of sixteen lanes.
+INLINE uint16_t bits_of(Ints mask) {
+#if defined(__AVX512F__)
+    return static_cast<uint16_t>(_mm512_movepi32_mask((__m512i)mask));
+#elif defined(__SSE2__)
+    __m128 quarter[4];
+    std::memcpy(quarter, &mask, sizeof quarter);
+    return static_cast<uint16_t>(_mm_movemask_ps(quarter[0]) | _mm_movemask_ps(quarter[1]) << 4 |
+                                 _mm_movemask_ps(quarter[2]) << 8 | _mm_movemask_ps(quarter[3]) << 12);
+#else
+    uint16_t bits = 0;
+    for (int l = 0; l < kWide; ++l) bits |= static_cast<uint16_t>((mask[l] & 1) << l);
+    return bits;
+#endif
+}
 
 // 1 / x to about the last bit, by an estimate and one step of Newton's method where there is one; x is not zero.
 INLINE Floats reciprocal(Floats x) {
