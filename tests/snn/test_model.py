@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spikemesh.errors import InvalidData
-from spikemesh.snn import MaskedLinear, ModelConfig, SpikingLM, dense_tensors
+from spikemesh.snn import MaskedLinear, ModelConfig, SparseLinear, SpikingLM, dense_tensors
 
 
 def masked_weights(model: SpikingLM) -> list[tuple[Tensor, Tensor]]:
@@ -18,7 +18,12 @@ def masked_weights(model: SpikingLM) -> list[tuple[Tensor, Tensor]]:
     return [(layer.weight.detach(), layer.mask) for layer in layers]
 
 
-def test_changing_a_token_changes_no_output_before_it(model: SpikingLM, tokens: npt.NDArray[np.int64]) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_changing_a_token_changes_no_output_before_it(
+    model: SpikingLM, tokens: npt.NDArray[np.int64], sparse: bool
+) -> None:
+    if sparse:
+        model.to_sparse()
     original = torch.from_numpy(tokens[:2, :40])
     with torch.no_grad():
         expected, _ = model(original)
@@ -57,14 +62,23 @@ def test_the_state_does_not_grow(model: SpikingLM, tokens: npt.NDArray[np.int64]
     assert len(sizes) == 1
 
 
-def test_every_weight_matrix_reads_zeros_and_ones(model: SpikingLM, tokens: npt.NDArray[np.int64]) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_every_weight_matrix_reads_zeros_and_ones(
+    model: SpikingLM, tokens: npt.NDArray[np.int64], sparse: bool
+) -> None:
+    two_dimensional = {n.removesuffix(".weight") for n, p in model.named_parameters() if p.ndim == 2}
+    if sparse:
+        model.to_sparse()
     seen: dict[str, set[float]] = {}
+
+    def note(name: str, populations: tuple[Tensor, ...]) -> None:
+        seen.setdefault(name, set()).update(*(spikes.unique().tolist() for spikes in populations))
+
     for name, module in model.named_modules():
-        if isinstance(module, MaskedLinear):
-            module.register_forward_pre_hook(lambda _m, x, name=name: seen.update({name: set(x[0].unique().tolist())}))
+        if isinstance(module, MaskedLinear | SparseLinear):
+            module.register_forward_pre_hook(lambda _m, populations, name=name: note(name, populations))
     _, state = model(torch.from_numpy(tokens[:, :20]))
     model(torch.from_numpy(tokens[:, 20:]), state)
-    two_dimensional = {n.removesuffix(".weight") for n, p in model.named_parameters() if p.ndim == 2}
     assert set(seen) == two_dimensional - {"embedding", "delay_mix"}, "another weight matrix exists: hook it too"
     assert all(values == {0.0, 1.0} for values in seen.values())
 

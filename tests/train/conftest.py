@@ -50,4 +50,4 @@ def start(config: ModelConfig, text: Bytes) -> Tensors:
 
 @pytest.fixture
 def make_trainee(config: ModelConfig, recipe: Recipe, start: Tensors, text: Bytes) -> Callable[..., Trainee]:
-    return lambda seed=7: Trainee(config, recipe, start, text, seed=seed)
+    return lambda seed=7, sparse=None: Trainee(config, recipe, start, text, seed=seed, sparse=sparse)

@@ -9,7 +9,7 @@ import pytest
 
 from spikemesh.codec import decode_delta
 from spikemesh.errors import InvalidData
-from spikemesh.snn import MaskedLinear
+from spikemesh.snn import MaskedLinear, SparseLinear, dense_tensors, prefers_sparse
 from spikemesh.train import Recipe, StepStatistics, Trainee
 
 Make = Callable[..., Trainee]
@@ -68,14 +68,15 @@ def test_extract_publishes_the_progress_and_rewinds(make_trainee: Make, recipe: 
         trainee.extract(num_authors=4)
 
 
-def test_state_continues_bit_for_bit(make_trainee: Make) -> None:
-    first = make_trainee()
+@pytest.mark.parametrize("sparse", [True, False])
+def test_state_continues_bit_for_bit(make_trainee: Make, sparse: bool) -> None:
+    first = make_trainee(sparse=sparse)
     first.train(3, 0.0)
     first.extract(2)
     first.absorb(first.base + increment(first, 3))
     first.train(2, 0.25)  # mid-round: live and base differ
     saved = first.state()
-    again = make_trainee()
+    again = make_trainee(sparse=sparse)
     again.load_state({name: values.copy() for name, values in saved.items()})
     for trainee in (first, again):
         trainee.train(2, 0.4)
@@ -85,6 +86,27 @@ def test_state_continues_bit_for_bit(make_trainee: Make) -> None:
         trainee.train(1, 0.6)
     ours, theirs = first.state(), again.state()
     assert {k: v.tobytes() for k, v in ours.items()} == {k: v.tobytes() for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_folder_may_change_its_form(make_trainee: Make, sparse: bool) -> None:
+    """What a volunteer keeps and publishes does not say whether its weights are masked or synapses only."""
+    first, second = make_trainee(sparse=sparse), make_trainee(sparse=not sparse)
+    first.train(3, 0.1)
+    second.load_state(first.state())
+    saved, again = first.state(), second.state()
+    assert {name: array.tobytes() for name, array in saved.items()} == {n: a.tobytes() for n, a in again.items()}
+    updates = []
+    for trainee in (first, second):
+        trainee.train(3, 0.2)
+        updates.append(trainee.extract(2))
+    assert updates[0].num_sent == updates[1].num_sent
+    assert updates[0].train_loss == pytest.approx(updates[1].train_loss, abs=1e-3)
+
+
+def test_the_form_is_what_is_faster_here(make_trainee: Make) -> None:
+    kind = SparseLinear if prefers_sparse() else MaskedLinear
+    assert isinstance(make_trainee().model.head, kind)
 
 
 def test_state_is_a_copy(make_trainee: Make) -> None:
@@ -112,8 +134,9 @@ def test_another_runs_state_is_refused(make_trainee: Make) -> None:
             trainee.load_state(attack)
 
 
-def test_masked_weights_stay_zero_through_rounds_and_merging(make_trainee: Make) -> None:
-    volunteers = [make_trainee(seed) for seed in (1, 2)]
+@pytest.mark.parametrize("sparse", [True, False])
+def test_masked_weights_stay_zero_through_rounds_and_merging(make_trainee: Make, sparse: bool) -> None:
+    volunteers = [make_trainee(seed, sparse=sparse) for seed in (1, 2)]
     theta = volunteers[0].base.copy()
     for number in range(3):
         for trainee in volunteers:
@@ -124,8 +147,10 @@ def test_masked_weights_stay_zero_through_rounds_and_merging(make_trainee: Make)
         for trainee in volunteers:
             trainee.absorb(theta)
     for trainee in volunteers:
-        for layer in (m for m in trainee.model.modules() if isinstance(m, MaskedLinear)):
-            assert not layer.weight.detach()[~layer.mask].any()
+        full = dense_tensors(trainee.model)
+        for name, layer in trainee.model.named_modules():
+            if isinstance(layer, MaskedLinear | SparseLinear):
+                assert not full[f"{name}.weight"][~layer.mask.numpy()].any()
         assert np.array_equal(live(trainee), theta)
 
 

@@ -31,9 +31,9 @@ CALIBRATED_KEY = "spikemesh.calibrated"
 
 def build_model(genesis: Genesis, start: Tensors) -> SpikingLM:
     """The run's model with the weights it started with. `InvalidData` if start and genesis do not fit together."""
-    from spikemesh.snn import Layout, ModelConfig, model_from_tensors
+    from spikemesh.snn import Layout, ModelConfig, model_from_tensors, prefers_sparse
 
-    model = model_from_tensors(ModelConfig.from_dict(genesis.model), start)
+    model = model_from_tensors(ModelConfig.from_dict(genesis.model), start, sparse=prefers_sparse())
     layout = [(t.name, t.shape, t.num_coordinates, t.masked) for t in Layout.of(model).tensors]
     if layout != [(t.name, t.shape, t.num_coordinates, t.masked) for t in genesis.tensors]:
         raise InvalidData("the run's layout is not that of its model: the genesis was made by another version")
@@ -79,18 +79,19 @@ def read_model(source: Path) -> tuple[ModelConfig, Tensors]:
 
 def load_model(path: Path, genesis: Genesis) -> SpikingLM:
     """The model that `save_model` wrote."""
-    from spikemesh.snn import ModelConfig, model_from_dense
+    from spikemesh.snn import ModelConfig, model_from_dense, prefers_sparse
 
     if not path.is_file():
         raise TicketError(f"{path} is not there yet: it appears a minute after a volunteer has started in this folder.")
-    return model_from_dense(ModelConfig.from_dict(genesis.model), read_tensor_file(path.read_bytes()))
+    tensors = read_tensor_file(path.read_bytes())
+    return model_from_dense(ModelConfig.from_dict(genesis.model), tensors, sparse=prefers_sparse())
 
 
 def load_model_file(path: Path) -> SpikingLM:
     """The model of `read_model`, as a module."""
-    from spikemesh.snn import model_from_dense
+    from spikemesh.snn import model_from_dense, prefers_sparse
 
-    return model_from_dense(*read_model(path))
+    return model_from_dense(*read_model(path), sparse=prefers_sparse())
 
 
 def calibrate_model_file(path: Path, parents: Mapping[Path, float], data: Path | None) -> CalibrationReport:

@@ -2,8 +2,12 @@
 
 from spikemesh.kernels.build import instruction_set, native
 from spikemesh.kernels.combine import MAX_INPUTS, MAX_WEIGHT, Counts, Rule, Scan, combine, scan
+from spikemesh.kernels.currents import currents_backward, currents_forward
 from spikemesh.kernels.elements import ELEMENTS, Element
 from spikemesh.kernels.events import NUM_LANES, EventNetwork, Events, EventState, Population, Synapses, Weights
+from spikemesh.kernels.lif import lif_backward, lif_forward
+from spikemesh.kernels.sparse import Pattern
+from spikemesh.kernels.spikes import count_spikes, delay_spikes, num_bit_bytes, unpack_spikes
 
 __all__ = [
     "ELEMENTS",
@@ -15,13 +19,22 @@ __all__ = [
     "EventNetwork",
     "EventState",
     "Events",
+    "Pattern",
     "Population",
     "Rule",
     "Scan",
     "Synapses",
     "Weights",
     "combine",
+    "count_spikes",
+    "currents_backward",
+    "currents_forward",
+    "delay_spikes",
     "instruction_set",
+    "lif_backward",
+    "lif_forward",
     "native",
+    "num_bit_bytes",
     "scan",
+    "unpack_spikes",
 ]

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from spikemesh.snn.compiled import prefers_sparse
     from spikemesh.snn.config import VOCAB, ModelConfig
     from spikemesh.snn.files import MODEL_KEY, config_from_file, model_from_file, model_metadata
     from spikemesh.snn.functional import arctan_surrogate, leaky_integral, lif, lif_step
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
         to_tensors,
     )
     from spikemesh.snn.model import BlockState, ModelState, SpikingLM
-    from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, balanced_mask
+    from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, SparseLinear, balanced_mask
     from spikemesh.snn.plasticity import StdpWindow, neuron_drift, stdp_drift
     from spikemesh.snn.sparsity import SpikeMeter, spike_rates, weight_densities
     from spikemesh.snn.text import generate, sample
 
 _FILES = {
+    "compiled": "prefers_sparse",
     "config": "VOCAB ModelConfig",
     "files": "MODEL_KEY config_from_file model_from_file model_metadata",
     "functional": "arctan_surrogate leaky_integral lif lif_step",
@@ -36,7 +38,7 @@ _FILES = {
     "init": "initialise",
     "layout": "Layout LayoutTensor dense_tensors model_from_dense model_from_tensors to_tensors",
     "model": "BlockState ModelState SpikingLM",
-    "modules": "LIF AxonDelay LeakyReadout MaskedLinear balanced_mask",
+    "modules": "LIF AxonDelay LeakyReadout MaskedLinear SparseLinear balanced_mask",
     "plasticity": "StdpWindow neuron_drift stdp_drift",
     "sparsity": "SpikeMeter spike_rates weight_densities",
     "text": "generate sample",
@@ -59,6 +61,7 @@ __all__ = [
     "ModelConfig",
     "ModelState",
     "Session",
+    "SparseLinear",
     "SpikeMeter",
     "SpikingLM",
     "StdpWindow",
@@ -77,6 +80,7 @@ __all__ = [
     "model_from_tensors",
     "model_metadata",
     "neuron_drift",
+    "prefers_sparse",
     "sample",
     "spike_rates",
     "stdp_drift",

@@ -62,8 +62,15 @@ class ModelConfig:
     @property
     def num_weights(self) -> int:
         """Elements of all weight matrices, masked ones included."""
-        reads = self.width + self.num_blocks * self.hidden
-        return 2 * self.num_blocks * self.width * self.hidden + VOCAB * reads
+        return sum(rows * columns for rows, columns in self.weight_shapes().values())
+
+    def weight_shapes(self) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of every weight matrix, by name, in the order in which random masks are drawn."""
+        shapes = {}
+        for b in range(self.num_blocks):
+            shapes[f"blocks.{b}.w_in.weight"] = (self.hidden, self.width)
+            shapes[f"blocks.{b}.w_out.weight"] = (self.width, self.hidden)
+        return shapes | {"head.weight": (VOCAB, self.num_blocks * self.hidden + self.width)}
 
     def to_dict(self) -> dict[str, bool | int | float | str]:
         return asdict(self)
@@ -84,20 +91,17 @@ def population_names(config: ModelConfig) -> list[str]:
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model file, by name."""
-    width, hidden, num_blocks = config.width, config.hidden, config.num_blocks
+    width, hidden = config.width, config.hidden
     shapes: dict[str, tuple[int, ...]] = {
         "embedding": (VOCAB, width),
         "delay_mix": (config.num_input_delays, width),
-        "head.weight": (VOCAB, num_blocks * hidden + width),
         "readout.leak_logit": (VOCAB,),
         "readout.bias": (VOCAB,),
     }
     for name in population_names(config):
         size = hidden if name.endswith("hidden") else width
         shapes |= {f"{name}.leak_logit": (size,), f"{name}.threshold": (size,)}
-    for b in range(num_blocks):
-        shapes |= {f"blocks.{b}.w_in.weight": (hidden, width), f"blocks.{b}.w_out.weight": (width, hidden)}
-    return shapes
+    return shapes | config.weight_shapes()
 
 
 def check_tensors(config: ModelConfig, tensors: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -29,11 +29,13 @@ def model_metadata(config: ModelConfig) -> dict[str, str]:
     return {MODEL_KEY: json.dumps(config.to_dict(), sort_keys=True, separators=(",", ":"))}
 
 
-def model_from_file(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> SpikingLM:
+def model_from_file(
+    tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str], *, sparse: bool = False
+) -> SpikingLM:
     """The model that a file holds, see `model_from_dense`. `InvalidData` if the file does not describe or fit it."""
     from spikemesh.snn.layout import model_from_dense
 
-    return model_from_dense(config_from_file(tensors, metadata), tensors)
+    return model_from_dense(config_from_file(tensors, metadata), tensors, sparse=sparse)
 
 
 def config_from_file(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> ModelConfig:

@@ -1,10 +1,11 @@
 """Spiking neurons as pure functions of values: no module, no hidden state.
 
-Shapes: L token (the time axis: one step per token), B batch, N neuron. Everything is time-major, [L, B, N], so that
-one step reads one contiguous slab. Leaks are per step and dimensionless; potentials share the unit of the currents.
+Shapes: L token (the time axis: one step per token), B batch, N neuron. Activations are [L, B, N], lying as `memory`
+says. Leaks are per step and dimensionless; potentials share the unit of the currents.
 
 What is different here: the forward and backward loops over tokens are written by hand. Autograd over `x[t]` allocates
-a full-size gradient for every step, which makes the backward pass quadratic in L.
+a full-size gradient for every step, which makes the backward pass quadratic in L. On a CPU compiled kernels do the same
+in one pass (`compiled`), and the loops below are what they are held against.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from spikemesh.snn.compiled import CompiledLif, has_kernels
 
 
 def lif_step(x: Tensor, v: Tensor, leak: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +73,7 @@ class _Lif(torch.autograd.Function):
         for g_t, silent_t in zip(reversed(direct.unbind()), reversed(silent.unbind()), strict=True):
             g_t.addcmul_(silent_t, carry)
             carry = leak * g_t
-        before = torch.cat([v0.unsqueeze(0), potentials[:-1] * silent[:-1]])
+        before = torch.cat([v0.unsqueeze(0), potentials * silent])[:-1]
         grad_leak = before.mul_(direct).sum((0, 1))
         return direct, carry, grad_leak, grad_threshold, None
 
@@ -81,7 +84,8 @@ def lif(x: Tensor, v0: Tensor, leak: Tensor, threshold: Tensor, sharpness: float
     `v0` [B, N] is the potential carried in; `leak`, `threshold` are [N]. The gradient uses `arctan_surrogate` for the
     spike and takes the reset as a constant.
     """
-    spikes, v = _Lif.apply(x, v0, leak, threshold, sharpness)  # type: ignore[no-untyped-call]
+    loop = CompiledLif if has_kernels(x) else _Lif
+    spikes, v = loop.apply(x, v0, leak, threshold, sharpness)  # type: ignore[no-untyped-call]
     return spikes, v
 
 
@@ -102,16 +106,17 @@ class _Leaky(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y, y0, leak = ctx.saved_tensors
         grad = grads[0].clone()
-        later: Tensor | None = None
+        later = torch.zeros_like(y0)
         for g_t in reversed(grad.unbind()):
-            if later is not None:
-                g_t.addcmul_(leak, later)
-            later = g_t
-        before = torch.cat([y0.unsqueeze(0), y[:-1]])
-        return grad, leak * grad[0], before.mul_(grad).sum((0, 1))
+            later = g_t.addcmul_(leak, later)
+        before = torch.cat([y0.unsqueeze(0), y])[:-1]
+        return grad, leak * later, before.mul_(grad).sum((0, 1))
 
 
 def leaky_integral(x: Tensor, y0: Tensor, leak: Tensor) -> Tensor:
     """A membrane that never spikes: y[t] = leak * y[t-1] + x[t], x [L, B, N] -> y [L, B, N]; y0 [B, N] is y[-1]."""
-    y: Tensor = _Leaky.apply(x, y0, leak)  # type: ignore[no-untyped-call]
-    return y
+    if has_kernels(x):
+        y, _ = CompiledLif.apply(x, y0, leak, None, 0.0)  # type: ignore[no-untyped-call]
+    else:
+        y = _Leaky.apply(x, y0, leak)  # type: ignore[no-untyped-call]
+    return y  # type: ignore[no-any-return]

@@ -28,7 +28,7 @@ from torch import Tensor
 from spikemesh.snn.config import ModelConfig
 from spikemesh.snn.functional import lif
 from spikemesh.snn.model import SpikingLM
-from spikemesh.snn.modules import LIF, MaskedLinear
+from spikemesh.snn.modules import LIF, AnyLinear
 from spikemesh.snn.plasticity import StdpWindow, neuron_drift, pre_trace
 
 STREAM_GAIN = 0.5
@@ -49,7 +49,7 @@ class Synapses:
     pre_trace_sum: Tensor
 
     @classmethod
-    def of(cls, layer: MaskedLinear, spikes: Tensor, window: StdpWindow) -> Synapses:
+    def of(cls, layer: AnyLinear, spikes: Tensor, window: StdpWindow) -> Synapses:
         mask = layer.mask.to(spikes.dtype)
         return cls(spikes @ mask.T, pre_trace(spikes, window) @ mask.T)
 
@@ -80,10 +80,10 @@ def _draw(model: SpikingLM, rng: np.random.Generator) -> None:
     _draw_weights(model.head, rng, HEAD_GAIN, config.target_rate)
 
 
-def _draw_weights(layer: MaskedLinear, rng: np.random.Generator, gain: float, rate: float) -> None:
+def _draw_weights(layer: AnyLinear, rng: np.random.Generator, gain: float, rate: float) -> None:
     std = gain / (layer.fan_in * rate) ** 0.5
-    weights = _normal(rng, tuple(layer.weight.shape), std)
-    layer.weight.copy_(weights.masked_fill(~layer.mask, 0.0))
+    weights = _normal(rng, layer.shape, std)
+    layer.weight.copy_(layer.laid(weights[layer.mask]))
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> Tensor:
@@ -94,7 +94,7 @@ def _calibrate(model: SpikingLM, tokens: Tensor, window: StdpWindow) -> None:
     """Steps 2 and 3, in the order in which currents flow."""
     rate = model.config.target_rate
     u, _ = model.input_currents(tokens.T, model.initial_state(tokens.shape[0]).last_tokens)
-    into_stream: tuple[MaskedLinear, Tensor] | None = None
+    into_stream: tuple[AnyLinear, Tensor] | None = None
     for block in model.each_block():
         u = _settle(block.stream, u, into_stream, rate, window)
         state = block.initial_state(tokens.shape[0])
@@ -107,7 +107,7 @@ def _calibrate(model: SpikingLM, tokens: Tensor, window: StdpWindow) -> None:
 
 
 def _settle(
-    neurons: LIF, currents: Tensor, source: tuple[MaskedLinear, Tensor] | None, rate: float, window: StdpWindow
+    neurons: LIF, currents: Tensor, source: tuple[AnyLinear, Tensor] | None, rate: float, window: StdpWindow
 ) -> Tensor:
     """Set thresholds, and the offset of the weights that the `source` layer sends in; returns the new currents."""
     if source is None:
@@ -116,7 +116,7 @@ def _settle(
     layer, spikes = source
     synapses = Synapses.of(layer, spikes, window)
     offset = offset_for_zero_drift(neurons, currents, synapses, rate, window, _weight_std(layer))
-    layer.weight.add_(offset.unsqueeze(1) * layer.mask)
+    layer.weight.add_(layer.laid(offset.unsqueeze(1).expand(layer.shape)[layer.mask]))
     shifted = currents + offset * synapses.pre_sum
     neurons.threshold.copy_(threshold_for_rate(neurons, shifted, rate))
     return shifted
@@ -155,6 +155,6 @@ def _fire(neurons: LIF, currents: Tensor, threshold: Tensor) -> Tensor:
     return lif(currents, start, torch.sigmoid(neurons.leak_logit), threshold, neurons.sharpness)[0]
 
 
-def _weight_std(layer: MaskedLinear) -> Tensor:
+def _weight_std(layer: AnyLinear) -> Tensor:
     """Root mean square of each neuron's incoming weights, [N]."""
-    return (layer.weight.square().sum(1) / layer.fan_in).sqrt()
+    return (layer.full(layer.weight).square().sum(1) / layer.fan_in).sqrt()

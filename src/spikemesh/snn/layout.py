@@ -1,8 +1,8 @@
 """The flat coordinates of a run: which synapse is number 17.
 
-Tensors come in name order, row-major inside a tensor. A masked tensor contributes its mask's ones only, every other
-tensor all its elements. Coordinates are numbered 0..A-1; A is the letter for them. Everything that leaves the trainer
-(deltas, merged weights, the shipped start) is a vector over these coordinates.
+Tensors come in name order, row-major inside a tensor. A weight matrix contributes its synapses only, the ones of its
+mask, every other tensor all its elements. Coordinates are numbered 0..A-1; A is the letter for them. Everything that
+leaves the trainer (deltas, merged weights, the shipped start) is a vector over these coordinates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from spikemesh.errors import InvalidData
 from spikemesh.snn.config import ModelConfig, check_tensors
 from spikemesh.snn.model import SpikingLM
-from spikemesh.snn.modules import MaskedLinear
+from spikemesh.snn.modules import AnyLinear, MaskedLinear, SparseLinear, balanced_fan_in
 
 Floats = npt.NDArray[np.float32]
 
@@ -48,10 +48,10 @@ class Layout:
         """The layout of a model; it depends on names, shapes and masks, not on weights."""
         return cls(
             tuple(
-                LayoutTensor(
-                    name, tuple(values.shape), int(values.numel() if mask is None else mask.sum()), mask is not None
-                )
-                for name, values, mask in _tensors(model)
+                LayoutTensor(name, tuple(values.shape), values.numel(), False)
+                if layer is None
+                else LayoutTensor(name, layer.shape, layer.num_alive, True)
+                for name, values, layer in _tensors(model)
             )
         )
 
@@ -67,7 +67,8 @@ class Layout:
         """Any values that lie like the model's weights (gradients, moments), by tensor name, as one vector [A]."""
         with torch.no_grad():
             parts = [
-                values[name].flatten() if mask is None else values[name][mask] for name, _, mask in _tensors(model)
+                values[name].flatten() if layer is None else layer.synaptic(values[name])
+                for name, _, layer in _tensors(model)
             ]
             theta: Floats = torch.cat(parts).numpy().astype(np.float32)
         return theta
@@ -80,37 +81,39 @@ class Layout:
                 weights.copy_(spread[name])
 
     def spread_values(self, model: nn.Module, theta: Floats) -> dict[str, Tensor]:
-        """The inverse of `gather_values`: full tensors by name, zero where the mask is."""
+        """The inverse of `gather_values`: tensors by name that lie like the model's weights."""
         if theta.shape != (self.num_coordinates,):
             raise ValueError(f"expected {self.num_coordinates} coordinates, got shape {theta.shape}")
         parts = torch.split(torch.from_numpy(np.array(theta, np.float32)), [t.num_coordinates for t in self.tensors])
         spread = {}
-        for (name, weights, mask), part in zip(_tensors(model), parts, strict=True):
+        for (name, weights, layer), part in zip(_tensors(model), parts, strict=True):
             values = part.to(weights.dtype)
-            if mask is None:
-                spread[name] = values.reshape(weights.shape).clone()
-            else:
-                spread[name] = torch.zeros_like(weights).masked_scatter_(mask, values)
+            spread[name] = values.reshape(weights.shape).clone() if layer is None else layer.laid(values)
         return spread
 
 
 def to_tensors(model: SpikingLM) -> dict[str, npt.NDArray[Any]]:
     """What a run ships as its start: "theta0" float32 [A], and "mask.<weight>" as packed bits (uint8) per mask."""
     tensors: dict[str, npt.NDArray[Any]] = {THETA0: Layout.of(model).gather(model)}
-    for name, _, mask in _tensors(model):
-        if mask is not None:
-            tensors[MASK_PREFIX + name] = np.packbits(mask.numpy().reshape(-1))
+    for name, _, layer in _tensors(model):
+        if layer is not None:
+            tensors[MASK_PREFIX + name] = np.packbits(layer.mask.numpy().reshape(-1))
     return tensors
 
 
-def model_from_tensors(config: ModelConfig, tensors: Mapping[str, npt.NDArray[Any]]) -> SpikingLM:
+def model_from_tensors(
+    config: ModelConfig, tensors: Mapping[str, npt.NDArray[Any]], *, sparse: bool = False
+) -> SpikingLM:
     """The model that `to_tensors` took apart. Raises `InvalidData` for anything that does not fit `config`."""
-    model = SpikingLM(config)
-    masks = {MASK_PREFIX + name: mask for name, _, mask in _tensors(model) if mask is not None}
-    if set(tensors) != {THETA0, *masks}:
-        raise InvalidData(f"expected the tensors {sorted({THETA0, *masks})}, got {sorted(tensors)[:32]}")
-    for name, mask in masks.items():
-        mask.copy_(torch.from_numpy(_unpacked(name, tensors[name], mask)))
+    wanted = {THETA0, *(MASK_PREFIX + name for name in config.weight_shapes())}
+    if set(tensors) != wanted:
+        raise InvalidData(f"expected the tensors {sorted(wanted)}, got {sorted(tensors)[:32]}")
+
+    def mask_of(name: str, rows: int, columns: int) -> npt.NDArray[np.bool_]:
+        fan_in = balanced_fan_in(columns, config.density)
+        return _unpacked(MASK_PREFIX + name, tensors[MASK_PREFIX + name], (rows, columns), fan_in)
+
+    model = SpikingLM(config, sparse=sparse, masks=mask_of)
     layout = Layout.of(model)
     theta = tensors[THETA0]
     if theta.dtype != np.float32 or theta.shape != (layout.num_coordinates,):
@@ -124,41 +127,50 @@ def model_from_tensors(config: ModelConfig, tensors: Mapping[str, npt.NDArray[An
 
 
 def dense_tensors(model: nn.Module) -> dict[str, Floats]:
-    """Every parameter in full, zeros where the mask is zero: what a checkpoint file holds."""
+    """Every parameter in full, zeros where there is no synapse: what a checkpoint file holds."""
     with torch.no_grad():
-        return {name: np.array(values.numpy(), np.float32) for name, values, _ in _tensors(model)}
+        return {
+            name: np.array((values if layer is None else layer.full(values)).numpy(), np.float32)
+            for name, values, layer in _tensors(model)
+        }
 
 
-def model_from_dense(config: ModelConfig, tensors: Mapping[str, npt.NDArray[Any]]) -> SpikingLM:
+def model_from_dense(
+    config: ModelConfig, tensors: Mapping[str, npt.NDArray[Any]], *, sparse: bool = False
+) -> SpikingLM:
     """The model that `dense_tensors` took apart; where it has a zero there is no synapse. Raises `InvalidData`.
 
     Any mask is taken: a union of two runs' models has more synapses per neuron than `config.density` says, and runs.
     Only a run's start must have the balanced masks that its layout counts on; `model_from_tensors` refuses others.
     """
     check_tensors(config, tensors)
-    model = SpikingLM(config)
+
+    def mask_of(name: str, _rows: int, _columns: int) -> npt.NDArray[np.bool_]:
+        mask: npt.NDArray[np.bool_] = tensors[name] != 0
+        return mask
+
+    model = SpikingLM(config, sparse=sparse, masks=mask_of)
     with torch.no_grad():
-        for name, values, mask in _tensors(model):
-            values.copy_(torch.from_numpy(np.array(tensors[name])))
-            if mask is not None:
-                mask.copy_(values != 0)
+        for name, values, layer in _tensors(model):
+            full = torch.from_numpy(np.array(tensors[name]))
+            values.copy_(full if layer is None else layer.laid(full[layer.mask]))
     return model
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """(name, parameter, its mask or None) in name order."""
-    masks = {
-        f"{name}.weight" if name else "weight": module.mask
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, AnyLinear | None]]:
+    """(name, parameter, the layer whose weight it is or None) in name order."""
+    layers = {
+        f"{name}.weight" if name else "weight": module
         for name, module in model.named_modules()
-        if isinstance(module, MaskedLinear)
+        if isinstance(module, MaskedLinear | SparseLinear)
     }
     for name, values in sorted(model.named_parameters()):
-        yield name, values, masks.get(name)
+        yield name, values, layers.get(name)
 
 
-def _unpacked(name: str, packed: npt.NDArray[Any], expected: Tensor) -> npt.NDArray[np.bool_]:
-    """A mask with the shape and the number of ones per row of `expected`; the bits beyond its end are zero."""
-    num_bits = expected.numel()
+def _unpacked(name: str, packed: npt.NDArray[Any], shape: tuple[int, int], fan_in: int) -> npt.NDArray[np.bool_]:
+    """A mask of this shape with `fan_in` ones in every row; the bits beyond its end are zero."""
+    num_bits = shape[0] * shape[1]
     if packed.dtype != np.uint8 or packed.shape != (-(-num_bits // 8),):
         raise InvalidData(
             f"expected {name} as {-(-num_bits // 8)} uint8, got {packed.dtype} of shape {packed.shape[:4]}"
@@ -166,8 +178,8 @@ def _unpacked(name: str, packed: npt.NDArray[Any], expected: Tensor) -> npt.NDAr
     bits = np.unpackbits(packed)
     if bits[num_bits:].any():
         raise InvalidData(f"expected zeros after bit {num_bits} of {name}, got ones")
-    mask = bits[:num_bits].astype(np.bool_).reshape(expected.shape)
-    fan_in = expected.sum(1).numpy()
-    if not np.array_equal(mask.sum(1), fan_in):
-        raise InvalidData(f"expected {fan_in[0]} synapses per neuron in {name}, got {sorted(set(mask.sum(1)))[:4]}")
+    mask = bits[:num_bits].view(np.bool_).reshape(shape)
+    seen = mask.sum(1)
+    if (seen != fan_in).any():
+        raise InvalidData(f"expected {fan_in} synapses per neuron in {name}, got {sorted(set(seen.tolist()))[:4]}")
     return mask

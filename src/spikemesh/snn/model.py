@@ -9,22 +9,34 @@ construction, and generation keeps O(1) state per token: no attention, no cache,
 Every weight matrix reads spikes, 0 or 1. The stream of currents is the membrane shortcut of Hu et al. 2021
 (MS-ResNet): real-valued, but only neurons read it.
 
-Shapes: B batch, L token, D width of the stream, H hidden neurons per block. Inside, tensors are time-major [L, B, .].
+Shapes: B batch, L token, D width of the stream, H hidden neurons per block. Inside, tensors are [L, B, .], lying as
+`memory` says: feature-major where compiled kernels multiply by synapses, time-major elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikemesh.snn.compiled import InputCurrents, has_kernels
 from spikemesh.snn.config import VOCAB, ModelConfig
-from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, balanced_mask
+from spikemesh.snn.modules import (
+    LIF,
+    AnyLinear,
+    AxonDelay,
+    LeakyReadout,
+    MaskedLinear,
+    SparseLinear,
+    Spikes,
+    balanced_mask,
+)
 
 
 @dataclass(frozen=True)
@@ -46,17 +58,27 @@ class ModelState:
     readout: Tensor
 
 
+MaskSource = Callable[[str, int, int], npt.NDArray[np.bool_]]
+"""(name of a weight, its rows, its columns) -> its mask; asked for one weight after the other, in a fixed order."""
+
+
+def random_masks(config: ModelConfig) -> MaskSource:
+    """Balanced masks by the config's seed: the masks of a new run."""
+    rng = np.random.default_rng([config.mask_seed, 0x6D61736B])
+    return lambda _name, rows, columns: balanced_mask(rows, columns, config.density, rng)
+
+
 class Block(nn.Module):
     """u -> u + W_out LIF(W_in delayed(LIF(u))); also returns the hidden spikes, which the head reads."""
 
-    def __init__(self, config: ModelConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: ModelConfig, *, w_in: AnyLinear, w_out: AnyLinear) -> None:
         super().__init__()
         neurons = {"leak": config.initial_leak, "sharpness": config.sharpness}
         self.stream = LIF(config.width, **neurons)
         self.axons = AxonDelay(config.width, num_delays=config.num_axon_delays)
-        self.w_in = MaskedLinear(balanced_mask(config.hidden, config.width, config.density, rng))
+        self.w_in = w_in
         self.hidden = LIF(config.hidden, **neurons)
-        self.w_out = MaskedLinear(balanced_mask(config.width, config.hidden, config.density, rng))
+        self.w_out = w_out
 
     def initial_state(self, batch_size: int) -> BlockState:
         return BlockState(
@@ -65,27 +87,54 @@ class Block(nn.Module):
             self.hidden.initial_state(batch_size),
         )
 
-    def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, Tensor, BlockState]:
-        spikes, stream_v = self.stream(u, state.stream_v)
+    def forward(self, u: Tensor, state: BlockState) -> tuple[Tensor, Spikes, BlockState]:
+        packed = isinstance(self.w_in, SparseLinear) and has_kernels(u)
+        spikes, stream_v = self.stream(u, state.stream_v, packed=packed)
         arriving, sent = self.axons(spikes, state.sent)
-        hidden, hidden_v = self.hidden(self.w_in(arriving), state.hidden_v)
+        hidden, hidden_v = self.hidden(self.w_in(arriving), state.hidden_v, packed=packed)
         return u + self.w_out(hidden), hidden, BlockState(stream_v, sent, hidden_v)
 
 
 class SpikingLM(nn.Module):
-    """`forward(tokens [B, L], state) -> (logits [B, L, 256], state)`. Weights are zero until `init` sets them."""
+    """`forward(tokens [B, L], state) -> (logits [B, L, 256], state)`. Weights are zero until `init` sets them.
 
-    def __init__(self, config: ModelConfig) -> None:
+    `sparse` keeps nothing but synapses, which is fast with compiled kernels on a CPU; otherwise weights are dense and
+    masked. Both are the same model: names, coordinates (`layout`) and results, up to the rounding of sums.
+    """
+
+    def __init__(self, config: ModelConfig, *, sparse: bool = False, masks: MaskSource | None = None) -> None:
         super().__init__()
         self.config = config
-        rng = np.random.default_rng([config.mask_seed, 0x6D61736B])
+        mask_of = random_masks(config) if masks is None else masks
+        kind = SparseLinear if sparse else MaskedLinear
+        shapes = config.weight_shapes()
+
+        def layer(name: str) -> AnyLinear:
+            return kind(mask_of(f"{name}.weight", *shapes[f"{name}.weight"]))
+
         self.embedding = nn.Parameter(torch.zeros(VOCAB, config.width))
         self.delay_mix = nn.Parameter(torch.zeros(config.num_input_delays, config.width))
-        self.blocks = nn.ModuleList(Block(config, rng) for _ in range(config.num_blocks))
+        self.blocks = nn.ModuleList(
+            Block(config, w_in=layer(f"blocks.{k}.w_in"), w_out=layer(f"blocks.{k}.w_out"))
+            for k in range(config.num_blocks)
+        )
         self.output = LIF(config.width, leak=config.initial_leak, sharpness=config.sharpness)
-        num_read = config.num_blocks * config.hidden + config.width
-        self.head = MaskedLinear(balanced_mask(VOCAB, num_read, config.density, rng))
+        self.head = layer("head")
         self.readout = LeakyReadout(VOCAB, leak=config.initial_leak)
+
+    def to_sparse(self) -> SpikingLM:
+        """Keep nothing but synapses from now on: in place, as `nn.Module.to`. Weights become other parameters."""
+        return self._convert(lambda layer: layer.to_sparse() if isinstance(layer, MaskedLinear) else layer)
+
+    def to_dense(self) -> SpikingLM:
+        """Masked dense weights from now on: in place, as `nn.Module.to`. Weights become other parameters."""
+        return self._convert(lambda layer: layer.to_dense() if isinstance(layer, SparseLinear) else layer)
+
+    def _convert(self, convert: Callable[[AnyLinear], AnyLinear]) -> SpikingLM:
+        for block in self.each_block():
+            block.w_in, block.w_out = convert(block.w_in), convert(block.w_out)
+        self.head = convert(self.head)
+        return self
 
     def each_block(self) -> Iterator[Block]:
         """The blocks, first to last."""
@@ -105,20 +154,24 @@ class SpikingLM(nn.Module):
         """Tokens int64 [B, L] in 0..255 -> logits [B, L, 256] for the *next* byte at every place, and the state."""
         before = self.initial_state(tokens.shape[0]) if state is None else state
         u, last_tokens = self.input_currents(tokens.T, before.last_tokens)
-        spikes: list[Tensor] = []
+        spikes: list[Spikes] = []
         blocks: list[BlockState] = []
         for block, block_before in zip(self.each_block(), before.blocks, strict=True):
             u, hidden, after = block(u, block_before)
             spikes.append(hidden)
             blocks.append(after)
-        output, output_v = self.output(u, before.output_v)
-        logits, readout = self.readout(self.head(torch.cat([*spikes, output], 2)), before.readout)
+        packed = isinstance(self.head, SparseLinear) and has_kernels(u)
+        output, output_v = self.output(u, before.output_v, packed=packed)
+        logits, readout = self.readout(self.head(*spikes, output), before.readout)
         return logits.transpose(0, 1), ModelState(last_tokens, tuple(blocks), output_v, readout)
 
     def input_currents(self, tokens: Tensor, last_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [L, B] -> input currents [L, B, D], and the tokens that the next call still needs."""
         length, waiting = tokens.shape[0], last_tokens.shape[0]
         history = torch.cat([last_tokens, tokens])
+        if isinstance(self.head, SparseLinear) and has_kernels(self.embedding):
+            u: Tensor = InputCurrents.apply(history, self.embedding, self.delay_mix)  # type: ignore[no-untyped-call]
+            return u, history[length:]
         e = F.embedding(history.clamp_min(0), self.embedding) * (history >= 0).unsqueeze(2)
         u = self.delay_mix[0] * e[waiting:]
         for k in range(1, waiting + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from spikemesh.snn.model import SpikingLM
-from spikemesh.snn.modules import LIF, MaskedLinear
+from spikemesh.snn.modules import LIF, MaskedLinear, SparseLinear, Spikes
+from spikemesh.snn.packed import PackedSpikes
 
 
 class SpikeMeter:
@@ -44,8 +46,9 @@ class SpikeMeter:
         self._handles.clear()
 
     def _noting(self, name: str) -> Any:
-        def note(_module: nn.Module, _inputs: tuple[Tensor, ...], outputs: tuple[Tensor, Tensor]) -> None:
-            self.rates[name] = float(outputs[0].detach().mean())
+        def note(_module: nn.Module, _inputs: tuple[Tensor, ...], outputs: tuple[Spikes, Tensor]) -> None:
+            spikes = outputs[0]
+            self.rates[name] = spikes.rate if isinstance(spikes, PackedSpikes) else float(spikes.detach().mean())
 
         return note
 
@@ -59,7 +62,7 @@ def spike_rates(model: SpikingLM, tokens: Tensor) -> dict[str, float]:
 
 def weight_densities(model: nn.Module) -> dict[str, float]:
     """Synapses over elements for every weight matrix, and "total" over all of them."""
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, MaskedLinear)}
-    densities = {name: layer.num_alive / layer.mask.numel() for name, layer in layers.items()}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, MaskedLinear | SparseLinear)}
+    densities = {name: layer.num_alive / math.prod(layer.shape) for name, layer in layers.items()}
     alive = sum(layer.num_alive for layer in layers.values())
-    return densities | {"total": alive / sum(layer.mask.numel() for layer in layers.values())}
+    return densities | {"total": alive / sum(math.prod(layer.shape) for layer in layers.values())}

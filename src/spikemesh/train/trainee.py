@@ -20,9 +20,10 @@ import torch
 
 from spikemesh.codec import encode_delta
 from spikemesh.errors import InvalidData
-from spikemesh.snn import Layout, ModelConfig, SpikeMeter, SpikingLM, model_from_tensors
+from spikemesh.snn import Layout, ModelConfig, SpikeMeter, SpikingLM, model_from_tensors, prefers_sparse
 from spikemesh.train.data import Bytes, batch
 from spikemesh.train.inner import make_optimiser, train_step
+from spikemesh.train.memory import keep_freed_memory
 from spikemesh.train.outer import OuterState, contribution_weight, outer_step
 from spikemesh.train.recipe import Recipe
 
@@ -71,7 +72,8 @@ class Trainee:
     """One volunteer's model, optimiser and outer state.
 
     `tensors` is the run's start (`snn.to_tensors`), `text` the volunteer's shard, `seed` its own: batches are a pure
-    function of (seed, step). Raises `InvalidData` when the tensors do not fit the config.
+    function of (seed, step). `sparse` keeps nothing but synapses (`SpikingLM`); None: where that is faster. What goes
+    in and out is the same. Raises `InvalidData` when the tensors do not fit the config.
     """
 
     def __init__(
@@ -83,9 +85,12 @@ class Trainee:
         *,
         seed: int,
         grid_exponent: int = -26,
+        sparse: bool | None = None,
     ) -> None:
+        keep_freed_memory()
         self.recipe = recipe
-        self.model: SpikingLM = model_from_tensors(config, tensors)
+        sparse = prefers_sparse() if sparse is None else sparse
+        self.model: SpikingLM = model_from_tensors(config, tensors, sparse=sparse)
         self.layout = Layout.of(self.model)
         self._text = text
         self._seed = seed

@@ -72,9 +72,10 @@ def _train(
     import torch
 
     from spikemesh.cli.model import build_model
-    from spikemesh.train import Corpus, Recipe, batch, held_out_loss, make_optimiser, train_step
+    from spikemesh.train import Corpus, Recipe, batch, held_out_loss, keep_freed_memory, make_optimiser, train_step
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     genesis = decode_genesis(genesis_bytes)
     model = build_model(genesis, read_tensor_file(start))
     recipe, corpus = Recipe.from_dict(genesis.recipe), Corpus.load(data)

@@ -5,6 +5,10 @@
 namespace spikemesh {
 
 void bind_combine(nanobind::module_& m);
+void bind_currents(nanobind::module_& m);
+void bind_lif(nanobind::module_& m);
+void bind_sparse(nanobind::module_& m);
+void bind_spikes(nanobind::module_& m);
 void bind_delta(nanobind::module_& m);
 void bind_events(nanobind::module_& m);
 

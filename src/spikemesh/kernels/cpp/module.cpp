@@ -26,6 +26,10 @@ NB_MODULE(_native, m) {
     m.attr("instruction_sets") = spikemesh::names();
     m.def("use_instruction_set", &spikemesh::use_instruction_set, spikemesh::nb::arg("name"));
     spikemesh::bind_combine(m);
+    spikemesh::bind_currents(m);
+    spikemesh::bind_lif(m);
+    spikemesh::bind_sparse(m);
+    spikemesh::bind_spikes(m);
     spikemesh::bind_delta(m);
     spikemesh::bind_events(m);
 }

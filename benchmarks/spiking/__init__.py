@@ -1,0 +1,1 @@
+"""Parts of benchmarks/kernels.py and benchmarks/train_step.py."""

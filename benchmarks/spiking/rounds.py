@@ -1,0 +1,77 @@
+"""Several programs timed in turn, each in a process of its own that stays.
+
+A worker prints a line of JSON with facts when it is ready, and then one for each line that it reads: the seconds of one
+step. All workers do their n-th step before any does its next one, so what else the machine does falls on all of them.
+Seconds are the process's CPU time, wall time where a worker has several threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+KEEP_MEMORY: dict[str, str] = {}
+"""Freed memory stays with the process. Otherwise whoever allocates more is timed on the system's page faults."""
+
+
+class Worker:
+    """A program that answers; `with` it, and it ends."""
+
+    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **KEEP_MEMORY, **(environment or {})},
+        )
+        self.facts = self._answer()
+
+    def step(self) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args!s:.300} ended with {self._process.wait()}; its errors stand above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def in_turn(
+    makers: Mapping[str, Callable[[], Worker]], rounds: int, *, warm_up: int = 1
+) -> dict[str, list[dict[str, Any]]]:
+    """What each worker answered to `rounds` steps, after `warm_up` that are not counted."""
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(make()) for name, make in makers.items()}
+        for worker in [*workers.values()] * warm_up:
+            worker.step()
+        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+            for name, worker in workers.items():
+                answers[name].append(worker.step())
+    return answers
+
+
+def medians(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    return {name: statistics.median(answer["seconds"] for answer in given) for name, given in answers.items()}

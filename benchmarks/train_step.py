@@ -1,0 +1,106 @@
+"""A whole training step: synapses only and compiled kernels, against masked dense layers and a loop over time in torch.
+
+The same model, start, text and optimiser on both sides, each in a process of its own, taking steps in turn. Speed is
+compared on one core by medians of CPU time (and on all cores by wall time), and the losses step by step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import save_file
+
+from harness import Report
+from spikemesh.snn import Layout, ModelConfig, initialise, to_tensors
+from spikemesh.train import Corpus, Recipe, batch
+from spiking.rounds import Worker, in_turn, medians
+
+SCRIPT = Path(__file__).parent / "spiking" / "train_worker.py"
+CONFIG = ModelConfig(width=2048, hidden=5120)
+RECIPE = Recipe(batch_size=8, num_tokens=128, learning_rate=0.02)
+STEPS = 20
+
+Answers = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def write_start(place: Path) -> int:
+    """The start of a run, as its workers read it; returns the number of coordinates."""
+    text = Corpus.standard_library().shard(0, 8)
+    sample = batch(text, seed=0, step=0, batch_size=8, num_tokens=128)[:, :-1]
+    model = initialise(CONFIG, sample, seed=0)
+    save_file({**to_tensors(model), "text": text.copy()}, place / "start.safetensors")
+    settings = {"model": CONFIG.to_dict(), "recipe": RECIPE.to_dict()}
+    (place / "settings.json").write_text(json.dumps(settings))
+    return Layout.of(model).num_coordinates
+
+
+def run(place: Path, threads: int, steps: int) -> tuple[Answers, dict[str, dict[str, Any]]]:
+    """The answers of both sides, and the facts that they begin with."""
+    facts: dict[str, dict[str, Any]] = {}
+
+    def start(kind: str, environment: Mapping[str, str]) -> Worker:
+        worker = Worker([sys.executable, SCRIPT, place, kind, str(threads)], environment)
+        facts[kind] = worker.facts
+        return worker
+
+    makers = {"dense": partial(start, "dense", {"SPIKEMESH_KERNELS": "numpy"}), "sparse": partial(start, "sparse", {})}
+    return in_turn(makers, steps, warm_up=0), facts
+
+
+def report_speed(report: Report, answers: Answers, cores: str) -> None:
+    seconds = medians(answers)
+    for kind, value in seconds.items():
+        report.fact(
+            f"{cores}.{kind}", 1000 * value, "ms per step", against=f"{RECIPE.batch_size * RECIPE.num_tokens} tokens"
+        )
+    ratio, against = seconds["dense"] / seconds["sparse"], "masked dense layers and a LIF loop in torch"
+    if cores == "one_core":
+        report.at_least(f"{cores}.ratio", ratio, "times faster", bar=3.0, against=against)
+    else:
+        report.fact(f"{cores}.ratio", ratio, "times faster", against=against)
+
+
+def report_losses(report: Report, answers: Answers) -> None:
+    losses = {kind: [answer["loss"] for answer in given] for kind, given in answers.items()}
+    apart = max(abs(ours - theirs) for ours, theirs in zip(losses["sparse"], losses["dense"], strict=True))
+    report.fact("loss.first", losses["sparse"][0], "nats per byte", against="training batch")
+    report.fact("loss.last", losses["sparse"][-1], "nats per byte", against="training batch")
+    report.at_most(
+        "loss.apart", apart, "nats per byte", bar=1e-4, against=f"the dense side's loss, all of {STEPS} steps"
+    )
+
+
+def report_memory(report: Report, answers: Answers, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Weights, their gradients and two moments are four times the weights."""
+    for kind, fact in facts.items():
+        report.fact(f"memory.{kind}", 4 * fact["weight_bytes"], "bytes", against="weights, gradients, two moments")
+        report.fact(f"peak.{kind}", max(a["peak_bytes"] for a in answers[kind]), "bytes", against="the whole process")
+    share = facts["sparse"]["weight_bytes"] / facts["dense"]["weight_bytes"]
+    report.at_most("memory.share", share, "of dense", bar=0.12, against="weights, gradients, two moments in full")
+    report.fact("memory.pattern", facts["sparse"]["pattern_bytes"], "bytes", against="where the synapses are")
+
+
+def main() -> int:
+    report = Report(__file__, parser=argparse.ArgumentParser(description=__doc__))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        report.fact("model.coordinates", write_start(place), "trained numbers", against="synapses, embeddings, neurons")
+        report.at_least("model.weights", CONFIG.num_weights, "weights", bar=20e6, against="if all were there")
+        answers, facts = run(place, 1, STEPS)
+        report_speed(report, answers, "one_core")
+        report_losses(report, answers)
+        report_memory(report, answers, facts)
+        report_speed(report, run(place, torch.get_num_threads(), 7)[0], "all_cores")
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
