@@ -21,12 +21,13 @@ import signal
 import sys
 from pathlib import Path
 
+from environments import ROOT
 from harness import Report
 from merging.bench import Bench, KeptReport
 from merging.flat import measure_flat
 from merging.imports import measure_imports
 from merging.laws import measure_laws
-from merging.peers import ROOT, Peers
+from merging.peers import Peers
 from merging.rules import measure_rules
 from merging.shape import measure_shape
 from merging.side_by_side import measure_side_by_side

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from environments import ROOT, environment
 from harness import Report
 from spikemesh.cli.presets import find_preset
 from spikemesh.codec import write_tensors
@@ -31,38 +32,11 @@ from spikemesh.snn.config import population_names
 from spikemesh.snn.nir_graph import axon_delays
 from spikemesh.train import Corpus, batch, make_optimiser, train_step
 
-ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "build" / "nir_exchange"
-TORCH = "torch==2.13.0"
 PACKAGES = ("spikingjelly==2.0.0", "nir==1.0.8", "nirtorch==2.6")
 """Without what they ask for beside them: SpikingJelly asks for torchvision and torchaudio, of which there is no build
 for this torch without CUDA, and imports neither for this."""
 NEEDS = ("numpy", "h5py", "loguru", "scipy", "tqdm", "matplotlib", "packaging", "requests")
-
-
-def install() -> Path:
-    """The environment's Python."""
-    ready, pins = PLACE / "ready", "\n".join((TORCH, *PACKAGES, *NEEDS))
-    python = PLACE / "venv" / "bin" / "python"
-    if ready.exists() and ready.read_text() == pins:
-        return python
-    print(f"installing {', '.join(PACKAGES)}", file=sys.stderr)
-    PLACE.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", PLACE / "venv"], check=True)
-    pip = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "-qq",
-        "--disable-pip-version-check",
-        "--constraint",
-        ROOT / "constraints.txt",
-    ]
-    for arguments in ((TORCH,), (TORCH, *NEEDS), ("--no-deps", *PACKAGES)):
-        subprocess.run([*pip, *arguments], check=True, stdout=sys.stderr)
-    ready.write_text(pins)
-    return python
 
 
 def trained(config: ModelConfig, corpus: Corpus, num_steps: int) -> SpikingLM:
@@ -117,7 +91,8 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--steps", type=int, default=60, help="of training")
     report = Report(__file__, parser=parser)
-    python, corpus = install(), Corpus.standard_library()
+    python = environment(PLACE, packages=NEEDS, alone=PACKAGES) / "python"
+    corpus = Corpus.standard_library()
     torch.set_num_threads(1)
     configs = {
         "tiny": find_preset("tiny")[0],

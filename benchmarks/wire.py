@@ -2,7 +2,8 @@
 
 Values are Laplace (heavy tails), so the sent positions are uniformly random, which is the worst case for gaps. The
 record is a real one: signed, and with a causal past of four volunteers, as in the demo. Beside that: how far the 4-bit
-values are from what they stand for (|values - decoded| / |values|), and how long the codec takes (`merge_path.py` says more).
+values are from what they stand for (|values - decoded| / |values|), and how long the codec takes (`merge_path.py` says
+more).
 """
 
 from __future__ import annotations

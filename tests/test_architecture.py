@@ -48,7 +48,9 @@ ROOMS: Mapping[str, Room] = {
     "transport": _room(
         "the transport is how bytes reach others; what they mean is decided above it", "", "iroh fsspec"
     ),
-    "snn": _room("neurons and layers know of no delta, network or disk", "kernels", "numpy torch safetensors", "nir"),
+    "snn": _room(
+        "neurons and layers know of no delta, network or disk", "kernels", "numpy torch safetensors triton", "nir"
+    ),
     "train": _room("training runs without a network", "snn codec", "numpy torch"),
     "checkpoint": _room(
         "merging files needs no torch; only reading a .pt file does, late",

@@ -1,4 +1,4 @@
-"""The programs we are held against, in a virtual environment of their own that this module makes.
+"""The programs that merges are held against, in a virtual environment of their own.
 
 Two ways to call each, as their READMEs show them:
 - crdt-merge 0.11.0: `ModelMerge(...).merge([a, b])` on dictionaries of torch tensors, which is the faster one, and
@@ -10,16 +10,13 @@ Two ways to call each, as their READMEs show them:
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from merging.meter import Run, measure, tell
+from environments import environment
+from merging.meter import Run, measure
 
-ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent
-TORCH = "torch==2.13.0"
 PACKAGES = ("crdt-merge[model]==0.11.0", "mergekit==0.1.5")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
 
@@ -32,18 +29,8 @@ class Peers:
         self._bin = place / "venv" / "bin"
 
     def install(self) -> None:
-        """Make the environment, unless it is there for the same packages."""
-        ready, pins = self._place / "ready", "\n".join((TORCH, *PACKAGES))
-        if ready.exists() and ready.read_text() == pins:
-            return
-        tell(f"installing {', '.join(PACKAGES)}")
-        self._place.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", self._bin.parent], check=True)
-        # torch first and by its pin, so that nothing else pulls in another build of it.
-        for packages in ((TORCH,), (TORCH, *PACKAGES)):
-            pip = [self._bin / "pip", "install", "-qq", "--disable-pip-version-check"]
-            subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", *packages], check=True, stdout=sys.stderr)
-        ready.write_text(pins)
+        """Make the environment, unless it is there."""
+        environment(self._place, packages=PACKAGES)
 
     def crdt_merge(self, inputs: Sequence[Path], out: Path, *, crdt: bool = False, limit_s: float = 600) -> Run:
         """Its weight average."""

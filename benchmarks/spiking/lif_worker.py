@@ -92,11 +92,14 @@ def main() -> None:
     x = torch.randn(STEPS, BATCH, NEURONS, generator=random).mul_(0.7).requires_grad_()
     weight = torch.randn(STEPS, BATCH, NEURONS, generator=random)
 
-    def step() -> None:
+    rate = float(run(x).detach().mean())
+
+    def step() -> dict[str, float]:
         x.grad = None
         run(x).backward(weight)
+        return {"rate": rate}
 
-    answer(step, {"spikes per neuron and step": float(run(x).detach().mean())})
+    answer(step, {})
 
 
 if __name__ == "__main__":

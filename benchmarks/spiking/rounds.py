@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-KEEP_MEMORY: dict[str, str] = {}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)}
 """Freed memory stays with the process. Otherwise whoever allocates more is timed on the system's page faults."""
 
 

@@ -1,29 +1,13 @@
-"""Float arrays for kernels: results with guards around them, and every instruction set in turn."""
+"""Float arrays for kernels: results with guards around them."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.kernels import instruction_set, native
-
 Floats = npt.NDArray[np.float32]
 
-COMPILED: tuple[str, ...] = () if native is None else native.instruction_sets
 GUARD = np.full(19, -1.5e30, np.float32)
-
-
-@contextmanager
-def using(name: str) -> Iterator[None]:
-    """Kernels run on this instruction set, for a while."""
-    native.use_instruction_set(name)
-    try:
-        yield
-    finally:
-        native.use_instruction_set(instruction_set)
 
 
 class Guarded:

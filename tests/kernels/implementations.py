@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from spikemesh.kernels import Element, delta, instruction_set, native, twin
+from spikemesh.kernels import Element, instruction_set, native, twin
 from spikemesh.kernels.twin import Bytes
 from tests.kernels.reference import Counts, Window
 
@@ -19,11 +20,17 @@ GUARD = np.full(67, 0xA5, np.uint8)
 """Stands on both sides of the result, and must stand there afterwards. Its odd length leaves nothing aligned."""
 
 
+HAVE_TWINS = ("combine", "delta", "events", "sparse", "spikes")
+"""The kernels with a twin in NumPy; the others have theirs in torch."""
+
+
 @contextmanager
 def using(name: str) -> Iterator[None]:
-    """This instruction set, or NumPy for what makes deltas."""
+    """What is called or made in here runs on this instruction set, or on NumPy."""
     if name == "numpy":
-        with mock.patch.object(delta, "native", None):
+        with ExitStack() as stack:
+            for kernel in HAVE_TWINS:
+                stack.enter_context(mock.patch.object(import_module(f"spikemesh.kernels.{kernel}"), "native", None))
             yield
         return
     native.use_instruction_set(name)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from spikemesh.kernels import currents_backward, currents_forward, native
 from spikemesh.snn import ModelConfig, SpikingLM
-from tests.kernels.floats import COMPILED, Guarded, using
+from tests.kernels.floats import Guarded
+from tests.kernels.implementations import COMPILED, using
 
 pytestmark = pytest.mark.skipif(native is None, reason="the kernels are not compiled")
 

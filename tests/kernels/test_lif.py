@@ -6,7 +6,7 @@ that some processors have makes no difference, and one spike too many is a failu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spikemesh.kernels import lif_backward, lif_forward, native
+from spikemesh.kernels import lif_backward, lif_forward, native, num_bit_bytes
+from spikemesh.kernels.spikes import pack_rows
 from spikemesh.snn.functional import _Leaky, _Lif
-from tests.kernels.floats import COMPILED, Floats, Guarded, using
+from tests.kernels.floats import Floats, Guarded
+from tests.kernels.implementations import COMPILED, using
 
 pytestmark = pytest.mark.skipif(native is None, reason="the kernels are not compiled")
 
@@ -119,6 +121,22 @@ def test_kernel_is_the_loop(name: str, case: Case, fires: bool) -> None:
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", COMPILED)
+@given(case=cases())
+def test_spikes_as_bits_are_the_spikes(name: str, case: Case) -> None:
+    case, (length, batch, neurons) = replace(case, axes=FEATURE_MAJOR), case.x.shape
+    size, v = num_bit_bytes(neurons, length * batch), np.full((batch, neurons), np.nan, np.float32, "F")
+    memory = np.full(size + 2 * 67, 0xA5, np.uint8)
+    inputs = [case.lie(values) for values in (case.x, case.v0, case.leak, case.threshold)]
+    with using(name):
+        lif_forward(*inputs, bits=memory[67 : 67 + size], v=v, num_threads=case.num_threads)
+    expected, expected_v, *_ = twin(case, fires=True)
+    packed = pack_rows(expected.permute(2, 0, 1).reshape(neurons, length * batch).numpy() != 0)
+    assert memory[67 : 67 + size].tobytes() == packed.tobytes()
+    assert (memory[:67] == 0xA5).all() and (memory[67 + size :] == 0xA5).all()
+    assert np.array_equal(v, expected_v.numpy())
+
+
 @pytest.mark.parametrize("fires", [True, False])
 def test_no_step_is_no_change(fires: bool) -> None:
     sizes = {"x": (0, 3, 5), "v0": (3, 5), "leak": (5,), "threshold": (5,), "grad_y": (0, 3, 5), "grad_v": (3, 5)}
@@ -165,8 +183,16 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         {"v": v.T.copy().T},
         {"y": x[:3].copy()},
         {"num_threads": 0},
+        {"y": None},
+        {"bits": np.zeros(160, np.uint8)},
+        {"y": None, "bits": np.zeros(160, np.uint8)},
     ):
         arguments = {"x": x, "v0": v, "leak": n, "threshold": n, "y": x.copy(), "v": v.copy()} | wrong
         with pytest.raises(ValueError):
             lif_forward(**arguments)
             pytest.fail(f"{list(wrong)} was taken")
+    currents, potentials = feature_major, np.zeros((5, 3), np.float32).T
+    lif_forward(currents, potentials, n, n, bits=np.zeros(160, np.uint8), v=potentials.copy("K"))
+    for threshold, size in ((None, 160), (n, 128)):
+        with pytest.raises(ValueError):
+            lif_forward(currents, potentials, n, threshold, bits=np.zeros(size, np.uint8), v=potentials.copy("K"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,8 @@ from hypothesis import strategies as st
 
 from spikemesh.kernels import Pattern, native
 from spikemesh.kernels.sparse_twin import SparseTwin
-from tests.kernels.floats import COMPILED, Floats, Guarded, using
-
-ALL = ("numpy", *COMPILED)
+from tests.kernels.floats import Floats, Guarded
+from tests.kernels.implementations import ALL, COMPILED, using
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,8 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def pattern_of(name: str, mask: npt.NDArray[np.bool_]) -> Pattern:
-    pattern = Pattern.of(mask)
-    if name == "numpy":
-        pattern._kernels = SparseTwin(pattern.starts, pattern.columns, pattern.num_columns)
-    return pattern
+    with using(name):
+        return Pattern.of(mask)
 
 
 def products(name: str, case: Case) -> list[Floats]:
@@ -61,7 +57,7 @@ def products(name: str, case: Case) -> list[Floats]:
     whole = np.round(case.values * 4)
     sums, other, back = guarded.room((rows, tokens)), guarded.room((rows, tokens)), guarded.room((columns, tokens))
     by_spikes, by_x = guarded.room((pattern.num_synapses,)), guarded.room((pattern.num_synapses,))
-    with nullcontext() if name == "numpy" else using(name):
+    with using(name):
         bits = pattern.empty_bits(tokens)
         assert pattern.pack(case.spikes[:3], bits, num_threads=threads)
         assert pattern.pack(case.spikes[3:], bits, first=min(3, columns), num_threads=threads)
@@ -112,7 +108,7 @@ def test_more_features_than_a_tile(name: str, shape: tuple[int, int]) -> None:
     matrix, pattern, guarded = np.zeros(shape), pattern_of(name, mask), Guarded()
     matrix[mask] = values
     y, back = guarded.room((shape[0], 70)), guarded.room((shape[1], 70))
-    with nullcontext() if name == "numpy" else using(name):
+    with using(name):
         pattern.multiply(values, x, y)
         pattern.multiply_transposed(values, grad, back)
     guarded.check()
@@ -131,7 +127,7 @@ def test_threads_change_no_bit() -> None:
 @pytest.mark.parametrize("value", [0.5, -1.0, 2.0, np.nan, np.inf])
 def test_what_is_no_spike_is_noticed(name: str, value: float) -> None:
     pattern, x = pattern_of(name, np.ones((2, 3), np.bool_)), np.zeros((3, 300), np.float32)
-    with nullcontext() if name == "numpy" else using(name):
+    with using(name):
         assert pattern.pack(x, pattern.empty_bits(300))
         x[1, 299] = value
         assert not pattern.pack(x, pattern.empty_bits(300))

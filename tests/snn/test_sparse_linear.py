@@ -26,6 +26,7 @@ from spikemesh.snn import (
     weight_densities,
 )
 from spikemesh.snn.memory import feature_major, is_feature_major
+from spikemesh.snn.packed import PackedSpikes
 from spikemesh.train import Recipe, batch, make_optimiser, next_byte_loss, train_step
 
 
@@ -156,17 +157,20 @@ def test_a_sparse_model_gives_the_same_logits_and_gradients(model: SpikingLM, to
 
 @pytest.mark.skipif(native is None, reason="the kernels are not compiled")
 def test_nothing_is_transposed_between_layers(model: SpikingLM, tokens: npt.NDArray[np.int64]) -> None:
-    sparse, seen = sparse_twin(model), []
+    sparse, seen, packed = sparse_twin(model), [], []
 
     def note(_module: object, arguments: tuple[Tensor, ...], results: object) -> None:
         outputs = results if isinstance(results, tuple) else (results,)
-        seen.extend(is_feature_major(values) for values in (*arguments, *outputs) if values.ndim == 3)
+        tensors = [values for values in (*arguments, *outputs) if isinstance(values, Tensor)]
+        packed.extend(values for values in (*arguments, *outputs) if isinstance(values, PackedSpikes))
+        seen.extend(is_feature_major(values) for values in tensors if values.ndim == 3)
 
     for module in sparse.modules():
         if isinstance(module, LIF | SparseLinear):
             module.register_forward_hook(note)
     sparse(torch.from_numpy(tokens[:4, :20]))
-    assert len(seen) >= 20 and all(seen)
+    assert len(seen) >= 10 and all(seen)
+    assert len(packed) >= 10, "and spikes travel as bits"
 
 
 def test_training_loses_nothing(model: SpikingLM, tokens: npt.NDArray[np.int64]) -> None:

@@ -12,7 +12,7 @@ import typer
 from spikemesh.cli.model import Tensors, read_model
 from spikemesh.codec import write_tensors
 from spikemesh.errors import CheckpointError
-from spikemesh.store import write_file_atomic
+from spikemesh.files import write_file_atomic
 
 if TYPE_CHECKING:
     from spikemesh.snn import ModelConfig

@@ -1,9 +1,9 @@
 """Products with a matrix of synapses: their values, and a fixed pattern of where they are.
 
 Compiled code where it was built, the NumPy twin elsewhere. Activations are float32 [features, tokens], so that each
-synapse is one vector operation over the tokens. Spikes are packed into bits (`spikes`). Sums are made of 192 inputs at a
-time, in the order of the synapses, and then of these sums: sums of spikes are the same bits from every implementation,
-and those of a dense product in MKL. Neurons are sensitive: a last bit can be a spike.
+synapse is one vector operation over the tokens. Spikes are packed into bits (`spikes`). Sums are made of 192 inputs at
+a time, in the order of the synapses, and then of these sums: sums of spikes are the same bits from every
+implementation, and those of a dense product in MKL. Neurons are sensitive: a last bit can be a spike.
 
 Letters: R row (output), F column (input feature), T token, S synapse.
 """

@@ -1,7 +1,7 @@
 """Spikes as bits: packed by a neuron kernel, read by the products with synapses (`sparse`), and these small helpers.
 
-Tokens are cut into blocks of 256; a block holds 32 bytes for each neuron, [blocks, N, 32], the first token lowest in its
-byte and zeros behind the last one. Compiled code where it was built, NumPy elsewhere.
+Tokens are cut into blocks of 256; a block holds 32 bytes for each neuron, [blocks, N, 32], the first token lowest in
+its byte and zeros behind the last one. Compiled code where it was built, NumPy elsewhere.
 
 Letters: N neuron, T token (of all batch rows, step by step).
 """
@@ -43,11 +43,13 @@ def delay_spikes(bits: Bits, delays: npt.NDArray[np.int64], num_tokens: int, out
 
 def unpack_spikes(bits: Bits, num_neurons: int, num_tokens: int, first: int, out: Floats) -> None:
     """The tokens from `first` on, as many as `out` [N, ...] holds for each neuron, as zeros and ones."""
+    if not out.flags.c_contiguous:
+        raise ValueError(f"expected a contiguous array, got shape {out.shape} with strides {out.strides}")
     if native is not None:
         native.unpack_spikes(bits, num_neurons, num_tokens, first, out.reshape(-1))
-        return
-    rows = out.reshape(num_neurons, -1) if num_neurons else out.reshape(0, 0)
-    rows[:] = unpack_rows(bits, num_neurons, num_tokens)[:, first : first + rows.shape[1]]
+    elif out.size:
+        rows = out.reshape(num_neurons, -1)
+        rows[:] = unpack_rows(bits, num_neurons, num_tokens)[:, first : first + rows.shape[1]]
 
 
 def pack_rows(spikes: npt.NDArray[np.bool_]) -> Bits:

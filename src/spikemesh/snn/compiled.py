@@ -73,19 +73,12 @@ class CompiledLif(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
-        return _lif_gradients(*ctx.saved_tensors, ctx.sharpness, grad_y, grad_v)
+        return _lif_gradients(ctx, grad_y, grad_v)
 
 
-def _lif_gradients(
-    x: Tensor,
-    v0: Tensor,
-    leak: Tensor,
-    threshold: Tensor | None,
-    sharpness: float,
-    grad_y: Tensor,
-    grad_v: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """Of everything before `sharpness`, and None for that."""
+def _lif_gradients(ctx: Any, grad_y: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
+    """Of x, v0, leak and threshold, and None for the sharpness."""
+    x, v0, leak, threshold = ctx.saved_tensors
     grad_x, grad_v0, grad_leak = torch.empty_like(x), torch.empty_like(v0), torch.empty_like(leak)
     grad_threshold = None if threshold is None else torch.empty_like(threshold)
     lif_backward(
@@ -93,7 +86,7 @@ def _lif_gradients(
         _array(v0),
         _array(leak),
         _maybe(threshold),
-        sharpness,
+        ctx.sharpness,
         _array(laid_like(grad_y, x)),
         _array(_potentials(grad_v, x)),
         grad_x=_array(grad_x),
@@ -132,7 +125,7 @@ class PackingLif(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, _grad_bits: None, grad_v: Tensor) -> tuple[Tensor | None, ...]:
-        return _lif_gradients(*ctx.saved_tensors, ctx.sharpness, grad_y, grad_v)
+        return _lif_gradients(ctx, grad_y, grad_v)
 
 
 class InputCurrents(torch.autograd.Function):
@@ -169,8 +162,8 @@ class InputCurrents(torch.autograd.Function):
 class SparseProduct(torch.autograd.Function):
     """y = synapses x: values [S] at the places of `pattern` -> y [L, B, N], feature-major.
 
-    x [L, B, I] comes in parts, populations side by side: their spikes as `bits`, their carriers as the parts; or with no
-    bits as values of any kind. What is kept for the backward pass is the bits, or the values.
+    x [L, B, I] comes in parts, populations side by side: their spikes as `bits`, their carriers as the parts; or, with
+    no bits, as values of any kind. What is kept for the backward pass is the bits, or the values.
     """
 
     @staticmethod

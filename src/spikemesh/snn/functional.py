@@ -5,12 +5,14 @@ says. Leaks are per step and dimensionless; potentials share the unit of the cur
 
 What is different here: the forward and backward loops over tokens are written by hand. Autograd over `x[t]` allocates
 a full-size gradient for every step, which makes the backward pass quadratic in L. On a CPU compiled kernels do the same
-in one pass (`compiled`), and the loops below are what they are held against.
+in one pass (`compiled`), on a GPU one of Triton's (`triton_lif`), and the loops below are what both are held against.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -82,11 +84,32 @@ def lif(x: Tensor, v0: Tensor, leak: Tensor, threshold: Tensor, sharpness: float
     """`lif_step` along the token axis: currents x [L, B, N] -> (spikes [L, B, N], last potential [B, N]).
 
     `v0` [B, N] is the potential carried in; `leak`, `threshold` are [N]. The gradient uses `arctan_surrogate` for the
-    spike and takes the reset as a constant.
+    spike and takes the reset as a constant. Spikes have the type of the currents, which may be of half precision;
+    potentials and parameters are float32 then.
     """
-    loop = CompiledLif if has_kernels(x) else _Lif
-    spikes, v = loop.apply(x, v0, leak, threshold, sharpness)  # type: ignore[no-untyped-call]
-    return spikes, v
+    fused = _fused(x, v0)
+    if fused is not None:
+        spikes, v = fused.apply(x, v0, leak, threshold, sharpness)
+    else:
+        spikes, v = _Lif.apply(x.to(v0.dtype), v0, leak, threshold, sharpness)  # type: ignore[no-untyped-call]
+    return spikes.to(x.dtype), v
+
+
+def _fused(x: Tensor, v0: Tensor) -> Any:
+    """What can work on these currents and potentials, with or without spikes; None: a loop in torch."""
+    if has_kernels(x) and has_kernels(v0):
+        return CompiledLif
+    if x.is_cuda and v0.dtype == torch.float32 and _has_triton():
+        from spikemesh.snn.triton_lif import TritonLif
+
+        return TritonLif
+    return None
+
+
+@cache
+def _has_triton() -> bool:
+    """torch's builds for CUDA bring it along on Linux."""
+    return find_spec("triton") is not None
 
 
 class _Leaky(torch.autograd.Function):
@@ -114,9 +137,14 @@ class _Leaky(torch.autograd.Function):
 
 
 def leaky_integral(x: Tensor, y0: Tensor, leak: Tensor) -> Tensor:
-    """A membrane that never spikes: y[t] = leak * y[t-1] + x[t], x [L, B, N] -> y [L, B, N]; y0 [B, N] is y[-1]."""
-    if has_kernels(x):
-        y, _ = CompiledLif.apply(x, y0, leak, None, 0.0)  # type: ignore[no-untyped-call]
+    """A membrane that never spikes: y[t] = leak * y[t-1] + x[t], x [L, B, N] -> y [L, B, N]; y0 [B, N] is y[-1].
+
+    Potentials have the type of `y0`.
+    """
+    x = x.to(y0.dtype)
+    fused = _fused(x, y0)
+    if fused is not None:
+        y, _ = fused.apply(x, y0, leak, None, 0.0)
     else:
         y = _Leaky.apply(x, y0, leak)  # type: ignore[no-untyped-call]
     return y  # type: ignore[no-any-return]

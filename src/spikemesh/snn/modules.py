@@ -45,7 +45,7 @@ class LIF(nn.Module):
         return self.threshold.new_zeros(batch_size, self.num_neurons)
 
     def forward(self, x: Tensor, v: Tensor, *, packed: bool = False) -> tuple[Spikes, Tensor]:
-        """Currents x [L, B, N], potential v [B, N] -> (spikes [L, B, N], potential [B, N]); `packed`: spikes as bits."""
+        """Currents x [L, B, N], potential v [B, N] -> (spikes [L, B, N], as bits if `packed`, potential [B, N])."""
         neurons = (torch.sigmoid(self.leak_logit), self.threshold, self.sharpness)
         if not packed:
             return lif(x, v, *neurons)

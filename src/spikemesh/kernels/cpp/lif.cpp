@@ -1,4 +1,5 @@
-// Compiled once per instruction set, without contraction: a spike is a comparison, so the last bit of a potential counts.
+// Compiled once per instruction set, with fused multiply-add where there is one, as torch has it: a spike is a comparison,
+// so the last bit of a potential counts.
 #include "lif.hpp"
 
 #include "spikes.hpp"
