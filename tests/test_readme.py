@@ -64,6 +64,40 @@ def test_its_numbers_are_those_of_the_committed_benchmarks() -> None:
         assert f"{wire[name]:.4f} bytes per coordinate" in README and bar in README
 
 
+MERGE_ROWS = (
+    ("| `spikemesh merge`, seconds | {} | {} | |", "ours.wall", "{:.2f}"),
+    ("| times as fast as crdt-merge 0.11.0, weight average | {} | {} | 5 |", "faster_than.crdt_merge", "{:.1f}"),
+    ("| times as fast as crdt-merge 0.11.0, `.crdt_merge` | {} | {} | 5 |", "faster_than.crdt_merge_crdt", "{:.1f}"),
+    ("| times as fast as mergekit 0.1.5, linear | {} | {} | 5 |", "faster_than.mergekit_linear", "{:.1f}"),
+    (
+        "| times as fast as mergekit 0.1.5, `ties` with an all-zero base | {} | {} | 10 |",
+        "faster_than.mergekit_ties",
+        "{:.1f}",
+    ),
+    ("| peak private memory, MB (mergekit linear: 714 and 3,314) | {} | {} | |", "ours.peak", "{:.0f}"),
+)
+
+
+def test_its_numbers_of_merging_are_those_of_the_committed_benchmark() -> None:
+    merging = _results("merge_checkpoints")
+    for row, name, form in MERGE_ROWS:
+        values = [merging[f"side.{size}.{name}"] / (1e6 if name == "ours.peak" else 1) for size in ("400MB", "3GB")]
+        shown = row.format(*map(form.format, values))
+        assert shown in README, shown
+    peaks = [f"{merging[f'side.{size}.mergekit_linear.peak'] / 1e6:,.0f}" for size in ("400MB", "3GB")]
+    assert f"mergekit linear: {peaks[0]} and {peaks[1]}" in README
+    text = " ".join(README.split())
+    assert f"take {merging['shape.ours.wall']:.1f} s, {merging['shape.times_cat_and_cp']:.2f} times" in text
+    assert f"and {merging['shape.ours.peak_memory'] / 1e6:.0f} MB (bar 1,000)" in text
+    assert f"with {merging['shape.ours.cores']:.2f} cores busy" in text
+    laws = ("order", "repeat", "copy", "grouping")
+    for peer in ("crdt_merge", "crdt_merge_crdt", "mergekit_linear", "mergekit_ties"):
+        kept = [merging.get(f"laws.{peer}.{law}.different_values") == 0 for law in laws]
+        assert not all(kept), peer
+    assert all(merging[f"laws.spikemesh.{law}.different_files"] == 0 for law in laws)
+    assert merging["laws.spikemesh.dilution"] == 0 and round(merging["laws.mergekit_linear.dilution"], 1) == 0.5
+
+
 def _results(script: str) -> dict[str, float]:
     lines = json.loads((ROOT / "benchmarks" / "results" / f"{script}.json").read_text())["results"]
     assert all(line["holds"] for line in lines)

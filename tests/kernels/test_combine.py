@@ -396,7 +396,7 @@ def test_the_magnitude_is_that_of_the_difference_and_of_two_the_larger_value() -
 # ---- misuse ----------------------------------------------------------------------------------------------------------
 
 GOOD = window_of(Rule.SUM, F32, [1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
-UNKNOWN = Element("F128", 4, "float", 9)
+UNKNOWN = Element("F128", 4, "float", "", 9)
 
 MISUSES = [
     (replace(GOOD, rule=6), "unknown rule"),

@@ -68,7 +68,7 @@ def test_zeros_have_no_sign(implementation: str, element: Element) -> None:
 
 @by_implementation
 def test_misuse_is_a_value_error(implementation: str) -> None:
-    for data, element in ((bytes(7), ELEMENTS["F32"]), (bytes(8), Element("F128", 4, "float", 6))):
+    for data, element in ((bytes(7), ELEMENTS["F32"]), (bytes(8), Element("F128", 4, "float", "", 6))):
         with pytest.raises(ValueError, match="expected whole elements of a known type"):
             scan(implementation, data, element)
 
