@@ -10,6 +10,8 @@ from torch import Tensor
 
 from spikemesh.errors import InvalidData
 from spikemesh.snn import MaskedLinear, ModelConfig, SparseLinear, SpikingLM, dense_tensors
+from spikemesh.snn.modules import Spikes
+from spikemesh.snn.packed import PackedSpikes
 
 
 def masked_weights(model: SpikingLM) -> list[tuple[Tensor, Tensor]]:
@@ -71,8 +73,10 @@ def test_every_weight_matrix_reads_zeros_and_ones(
         model.to_sparse()
     seen: dict[str, set[float]] = {}
 
-    def note(name: str, populations: tuple[Tensor, ...]) -> None:
-        seen.setdefault(name, set()).update(*(spikes.unique().tolist() for spikes in populations))
+    def note(name: str, populations: tuple[Spikes, ...]) -> None:
+        for spikes in populations:
+            values = spikes.unpacked() if isinstance(spikes, PackedSpikes) else spikes
+            seen.setdefault(name, set()).update(values.unique().tolist())
 
     for name, module in model.named_modules():
         if isinstance(module, MaskedLinear | SparseLinear):

@@ -108,8 +108,8 @@ def _backward(
         grad_y -= num_lanes
         grad_x -= num_lanes
         potentials -= num_lanes
-        is_later = step < num_steps - 1
-        earlier = tl.load(potentials, mask=inside & is_later, other=0.0)
+        is_later = inside & (tl.full((size,), 1, tl.int32) + step < num_steps)
+        earlier = tl.load(potentials, mask=is_later, other=0.0)
         before = tl.where(earlier >= limit, 0.0, earlier) if fires else earlier
         before = tl.where(is_later, before, start)
         g = tl.load(grad_y, mask=inside, other=0.0).to(tl.float32)
