@@ -26,7 +26,7 @@ def spikemesh() -> Population:
     from spikemesh.snn import LIF
 
     neurons = LIF(NEURONS, leak=LEAK, sharpness=2.0)
-    return lambda x: neurons(x, neurons.initial_state(BATCH))[0]
+    return lambda x: neurons(x)[0]
 
 
 def spikingjelly() -> Population:

@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 
 def lif_forward(
     x: Floats,
-    v0: Floats,
+    v0: Floats | None,
     leak: Floats,
     threshold: Floats | None,
     *,
@@ -32,16 +32,16 @@ def lif_forward(
 ) -> None:
     """Currents x [L, B, N] from potentials v0 [B, N] on -> spikes y [L, B, N], last potentials v [B, N].
 
-    `leak`, `threshold` are [N]. Without a threshold nothing fires, and y is the potentials. Instead of y the spikes go
+    Without v0 neurons start at rest. `leak`, `threshold` are [N]. Without a threshold nothing fires, and y is the potentials. Instead of y the spikes go
     into `bits` (see `spikes`) if arrays lie as [N, L, B].
     """
     lies = _Lies(x, as_features=bits is not None)
     native.lif_forward(
         lies.flat(x),
-        lies.flat(v0),
+        lies.maybe_flat(v0),
         leak,
         threshold,
-        None if y is None else lies.flat(y),
+        lies.maybe_flat(y),
         bits,
         lies.flat(v),
         *lies.arguments,
@@ -51,7 +51,7 @@ def lif_forward(
 
 def lif_backward(
     x: Floats,
-    v0: Floats,
+    v0: Floats | None,
     leak: Floats,
     threshold: Floats | None,
     sharpness: float,
@@ -59,7 +59,7 @@ def lif_backward(
     grad_v: Floats | None,
     *,
     grad_x: Floats,
-    grad_v0: Floats,
+    grad_v0: Floats | None,
     grad_leak: Floats,
     grad_threshold: Floats | None,
     num_threads: int = 1,
@@ -72,14 +72,14 @@ def lif_backward(
     lies = _Lies(x)
     native.lif_backward(
         lies.flat(x),
-        lies.flat(v0),
+        lies.maybe_flat(v0),
         leak,
         threshold,
         sharpness,
         lies.flat(grad_y),
-        None if grad_v is None else lies.flat(grad_v),
+        lies.maybe_flat(grad_v),
         lies.flat(grad_x),
-        lies.flat(grad_v0),
+        lies.maybe_flat(grad_v0),
         grad_leak,
         grad_threshold,
         *lies.arguments,
@@ -93,6 +93,9 @@ class _Lies:
     def __init__(self, x: Floats, *, as_features: bool = False) -> None:
         self.feature_major = as_features or not x.flags.c_contiguous
         self.arguments = (x.shape[0], x.shape[1], self.feature_major)
+
+    def maybe_flat(self, array: Floats | None) -> Floats | None:
+        return None if array is None else self.flat(array)
 
     def flat(self, array: Floats) -> Floats:
         view = array

@@ -41,8 +41,10 @@ def _maybe(x: Tensor | None) -> Floats | None:
     return None if x is None else _array(x)
 
 
-def _potentials(v: Tensor, x: Tensor) -> Tensor:
+def _potentials(v: Tensor | None, x: Tensor) -> Tensor | None:
     """[B, N] potentials, lying as the currents `x` do."""
+    if v is None:
+        return None
     return v.T.contiguous().T if is_feature_major(x) else v.contiguous()
 
 
@@ -51,15 +53,15 @@ class CompiledLif(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, v0: Tensor, leak: Tensor, threshold: Tensor | None, sharpness: float
+        ctx: Any, x: Tensor, v0: Tensor | None, leak: Tensor, threshold: Tensor | None, sharpness: float
     ) -> tuple[Tensor, Tensor]:
         x = x if is_feature_major(x) else x.contiguous()
         v0, leak = _potentials(v0, x), leak.contiguous()
         threshold = None if threshold is None else threshold.contiguous()
-        y, v = torch.empty_like(x), torch.empty_like(v0)
+        y, v = torch.empty_like(x), torch.empty_like(x[0])
         lif_forward(
             _array(x),
-            _array(v0),
+            _maybe(v0),
             _array(leak),
             _maybe(threshold),
             y=_array(y),
@@ -67,30 +69,32 @@ class CompiledLif(torch.autograd.Function):
             num_threads=torch.get_num_threads(),
         )
         ctx.save_for_backward(x, v0, leak, threshold)
+        ctx.set_materialize_grads(False)
         ctx.sharpness = sharpness
         return y, v
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
         return _lif_gradients(ctx, grad_y, grad_v)
 
 
-def _lif_gradients(ctx: Any, grad_y: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
+def _lif_gradients(ctx: Any, grad_y: Tensor | None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
     """Of x, v0, leak and threshold, and None for the sharpness."""
     x, v0, leak, threshold = ctx.saved_tensors
-    grad_x, grad_v0, grad_leak = torch.empty_like(x), torch.empty_like(v0), torch.empty_like(leak)
+    grad_x, grad_leak = torch.empty_like(x), torch.empty_like(leak)
+    grad_v0 = torch.empty_like(v0) if ctx.needs_input_grad[1] else None
     grad_threshold = None if threshold is None else torch.empty_like(threshold)
     lif_backward(
         _array(x),
-        _array(v0),
+        _maybe(v0),
         _array(leak),
         _maybe(threshold),
         ctx.sharpness,
-        _array(laid_like(grad_y, x)),
-        _array(_potentials(grad_v, x)),
+        _array(torch.zeros_like(x) if grad_y is None else laid_like(grad_y, x)),
+        _maybe(_potentials(grad_v, x)),
         grad_x=_array(grad_x),
-        grad_v0=_array(grad_v0),
+        grad_v0=_maybe(grad_v0),
         grad_leak=_array(grad_leak),
         grad_threshold=_maybe(grad_threshold),
         num_threads=torch.get_num_threads(),
@@ -118,13 +122,14 @@ class PackingLif(torch.autograd.Function):
             num_threads=torch.get_num_threads(),
         )
         ctx.save_for_backward(x, v0, leak, threshold)
+        ctx.set_materialize_grads(False)
         ctx.sharpness = sharpness
         ctx.mark_non_differentiable(bits)
         return carrier_of(shape_of(x)), bits, v
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, _grad_bits: None, grad_v: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor | None, _grad_bits: None, grad_v: Tensor | None) -> tuple[Tensor | None, ...]:
         return _lif_gradients(ctx, grad_y, grad_v)
 
 

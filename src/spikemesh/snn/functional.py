@@ -80,13 +80,18 @@ class _Lif(torch.autograd.Function):
         return direct, carry, grad_leak, grad_threshold, None
 
 
-def lif(x: Tensor, v0: Tensor, leak: Tensor, threshold: Tensor, sharpness: float = 2.0) -> tuple[Tensor, Tensor]:
+def lif(x: Tensor, v0: Tensor | None, leak: Tensor, threshold: Tensor, sharpness: float = 2.0) -> tuple[Tensor, Tensor]:
     """`lif_step` along the token axis: currents x [L, B, N] -> (spikes [L, B, N], last potential [B, N]).
 
-    `v0` [B, N] is the potential carried in; `leak`, `threshold` are [N]. The gradient uses `arctan_surrogate` for the
-    spike and takes the reset as a constant. Spikes have the type of the currents, which may be of half precision;
-    potentials and parameters are float32 then.
+    `v0` [B, N] is the potential carried in, zero if None; `leak`, `threshold` are [N]. The gradient uses
+    `arctan_surrogate` for the spike and takes the reset as a constant. Spikes have the type of the currents, which may
+    be of half precision; potentials and parameters are float32 then.
     """
+    if v0 is None:
+        if has_kernels(x):
+            spikes, v = CompiledLif.apply(x, None, leak, threshold, sharpness)  # type: ignore[no-untyped-call]
+            return spikes, v
+        v0 = x.new_zeros(x.shape[1:], dtype=leak.dtype)
     fused = _fused(x, v0)
     if fused is not None:
         spikes, v = fused.apply(x, v0, leak, threshold, sharpness)

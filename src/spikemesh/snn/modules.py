@@ -44,11 +44,15 @@ class LIF(nn.Module):
         """Potentials at rest: zeros [B, N]."""
         return self.threshold.new_zeros(batch_size, self.num_neurons)
 
-    def forward(self, x: Tensor, v: Tensor, *, packed: bool = False) -> tuple[Spikes, Tensor]:
-        """Currents x [L, B, N], potential v [B, N] -> (spikes [L, B, N], as bits if `packed`, potential [B, N])."""
+    def forward(self, x: Tensor, v: Tensor | None = None, *, packed: bool = False) -> tuple[Spikes, Tensor]:
+        """Currents x [L, B, N], potential v [B, N] -> (spikes [L, B, N], as bits if `packed`, potential [B, N]).
+
+        Without `v` the neurons start at rest.
+        """
         neurons = (torch.sigmoid(self.leak_logit), self.threshold, self.sharpness)
         if not packed:
             return lif(x, v, *neurons)
+        v = self.initial_state(x.shape[1]) if v is None else v
         carrier, bits, v = PackingLif.apply(x, v, *neurons)  # type: ignore[no-untyped-call]
         return PackedSpikes(bits, carrier), v
 

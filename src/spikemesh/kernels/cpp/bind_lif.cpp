@@ -60,7 +60,7 @@ void for_parts(const Lanes& lanes, int num_threads, const Work& work) {
     });
 }
 
-void lif_forward(In<float> x, In<float> v0, In<float> leak, Maybe threshold, MaybeOut y, std::optional<Out<uint8_t>> bits,
+void lif_forward(In<float> x, Maybe v0, In<float> leak, Maybe threshold, MaybeOut y, std::optional<Out<uint8_t>> bits,
                  Out<float> v, int64_t num_steps, int64_t num_rows, bool feature_major, int num_threads) {
     const int64_t num_neurons = static_cast<int64_t>(leak.size()), num_lanes = num_rows * num_neurons;
     const Lanes lanes = lanes_of(num_steps, num_rows, num_neurons, feature_major);
@@ -74,7 +74,7 @@ void lif_forward(In<float> x, In<float> v0, In<float> leak, Maybe threshold, May
     require_size(threshold, num_neurons);
     require(num_threads > 0, "expected at least one thread");
     if (bits) std::memset(bits->data(), 0, bits->size());
-    const LifForward job{lanes,     x.data(), v0.data(), leak.data(), data_of(threshold), y ? y->data() : nullptr,
+    const LifForward job{lanes,     x.data(), data_of(v0), leak.data(), data_of(threshold), y ? y->data() : nullptr,
                          v.data(), bits ? bits->data() : nullptr};
     for_parts(lanes, num_threads, [&](int64_t, int64_t first, int64_t last, float* scratch) {
         SPIKEMESH_PICK(lif_forward)(job, first, last, scratch);
@@ -90,8 +90,8 @@ void add_up(const std::vector<double>& sums, int64_t num_neurons, float* out) {
     }
 }
 
-void lif_backward(In<float> x, In<float> v0, In<float> leak, Maybe threshold, float sharpness, In<float> grad_y, Maybe grad_v,
-                  Out<float> grad_x, Out<float> grad_v0, Out<float> grad_leak, MaybeOut grad_threshold, int64_t num_steps,
+void lif_backward(In<float> x, Maybe v0, In<float> leak, Maybe threshold, float sharpness, In<float> grad_y, Maybe grad_v,
+                  Out<float> grad_x, MaybeOut grad_v0, Out<float> grad_leak, MaybeOut grad_threshold, int64_t num_steps,
                   int64_t num_rows, bool feature_major, int num_threads) {
     const int64_t num_neurons = static_cast<int64_t>(leak.size()), num_lanes = num_rows * num_neurons;
     const Lanes lanes = lanes_of(num_steps, num_rows, num_neurons, feature_major);
@@ -105,8 +105,8 @@ void lif_backward(In<float> x, In<float> v0, In<float> leak, Maybe threshold, fl
     require_size(threshold, num_neurons);
     require_size(grad_threshold, num_neurons);
     require(num_threads > 0, "expected at least one thread");
-    const LifBackward job{lanes,         sharpness,       x.data(),      v0.data(),     leak.data(), data_of(threshold),
-                          grad_y.data(), data_of(grad_v), grad_x.data(), grad_v0.data()};
+    const LifBackward job{lanes,         sharpness,       x.data(),      data_of(v0),     leak.data(), data_of(threshold),
+                          grad_y.data(), data_of(grad_v), grad_x.data(), grad_v0 ? grad_v0->data() : nullptr};
     // Feature-major, a neuron lies in one part, so one set of sums does for all.
     const int64_t sets = feature_major ? 1 : num_parts(lanes);
     std::vector<double> leaks(static_cast<size_t>(sets * num_neurons)), thresholds(leaks.size());
@@ -121,10 +121,10 @@ void lif_backward(In<float> x, In<float> v0, In<float> leak, Maybe threshold, fl
 }  // namespace
 
 void bind_lif(nb::module_& m) {
-    m.def("lif_forward", &lif_forward, nb::arg("x"), nb::arg("v0"), nb::arg("leak"), nb::arg("threshold").none(),
+    m.def("lif_forward", &lif_forward, nb::arg("x"), nb::arg("v0").none(), nb::arg("leak"), nb::arg("threshold").none(),
           nb::arg("y").none(), nb::arg("bits").none(), nb::arg("v"), nb::arg("num_steps"), nb::arg("num_rows"), nb::arg("feature_major"), nb::arg("num_threads"));
-    m.def("lif_backward", &lif_backward, nb::arg("x"), nb::arg("v0"), nb::arg("leak"), nb::arg("threshold").none(),
-          nb::arg("sharpness"), nb::arg("grad_y"), nb::arg("grad_v").none(), nb::arg("grad_x"), nb::arg("grad_v0"),
+    m.def("lif_backward", &lif_backward, nb::arg("x"), nb::arg("v0").none(), nb::arg("leak"), nb::arg("threshold").none(),
+          nb::arg("sharpness"), nb::arg("grad_y"), nb::arg("grad_v").none(), nb::arg("grad_x"), nb::arg("grad_v0").none(),
           nb::arg("grad_leak"), nb::arg("grad_threshold").none(), nb::arg("num_steps"), nb::arg("num_rows"),
           nb::arg("feature_major"), nb::arg("num_threads"));
 }

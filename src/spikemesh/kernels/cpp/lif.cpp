@@ -2,6 +2,8 @@
 // so the last bit of a potential counts.
 #include "lif.hpp"
 
+#include <type_traits>
+
 #include "spikes.hpp"
 #include "vectors.hpp"
 
@@ -274,21 +276,23 @@ void lif_forward(const LifForward& job, int64_t first, int64_t last, float* scra
 // ---- backward -------------------------------------------------------------------------------------------------------
 
 struct Sums {
-    Floats leak[kVectors] = {}, threshold[kVectors] = {};
+    Floats leak[kVectors], threshold[kVectors];
 };
 
-// u[t] again, which forward did not keep.
-template <bool fires>
-INLINE void recompute(const Neurons& neurons, int64_t num_steps, const Steps<const float>& x, const Floats* v0, float* potentials) {
+// Steps lie far apart, and more of them are read side by side than the processor fetches ahead by itself.
+constexpr int64_t kAhead = 4 * kTileLanes;
+
+// Vector i of the tile: u[t] again, which forward did not keep.
+template <bool fires, class Count>
+INLINE void recompute(Floats leak, Floats threshold, Count num_steps, const float* x, int64_t x_step, Floats v, float* potentials) {
     const Floats zero{};
-    Floats v[kVectors];
-    for (int i = 0; i < kVectors; ++i) v[i] = v0[i];
-    for (int64_t t = 0; t < num_steps; ++t)
-        for (int i = 0; i < kVectors; ++i) {
-            const Floats u = load(x.vector[i] + t * x.step) + neurons.leak[i] * v[i];
-            store(potentials + t * kTileLanes + i * kWide, u);
-            v[i] = fires ? u >= neurons.threshold[i] ? zero : u : u;
-        }
+#pragma GCC unroll 8
+    for (int64_t t = 0; t < num_steps; ++t) {
+        __builtin_prefetch(x + t * x_step + kAhead);
+        const Floats u = load(x + t * x_step) + leak * v;
+        store(potentials + t * kWide, u);
+        v = fires ? u >= threshold ? zero : u : u;
+    }
 }
 
 // One step of the gradient, latest token first; `carry` comes from the token after it and goes to the one before it.
@@ -309,25 +313,55 @@ INLINE Floats backward_step(Floats u, Floats before, Floats grad, Floats leak, F
     return g;
 }
 
-template <bool fires, bool streams>
-INLINE void backward_steps(const Neurons& neurons, int64_t num_steps, float sharpness, const float* potentials,
-                           const Floats* v0, const Steps<const float>& grad_y, Floats* carry, const Steps<float>& grad_x,
-                           Sums& sums) {
+template <bool fires, bool streams, class Count>
+INLINE void backward_steps(Floats leak, Floats threshold, Count num_steps, float sharpness, const float* potentials, Floats v0,
+                           const float* grad_y, int64_t grad_y_step, float* grad_x, int64_t grad_x_step, Floats& carry,
+                           Floats& sum_leak, Floats& sum_threshold) {
     const Floats slope = all(static_cast<float>(1.57079632679489661923 * static_cast<double>(sharpness)));
     const Floats scale = all(sharpness / 2), zero{};
-    for (int64_t t = num_steps - 1; t >= 0; --t)
-        for (int i = 0; i < kVectors; ++i) {
-            const float* at = potentials + t * kTileLanes + i * kWide;
-            Floats before = v0[i];
-            if (t > 0) {
-                before = load(at - kTileLanes);
-                if (fires) before = before >= neurons.threshold[i] ? zero : before;
-            }
-            const Floats g =
-                backward_step<fires>(load(at), before, load(grad_y.vector[i] + t * grad_y.step), neurons.leak[i],
-                                     neurons.threshold[i], slope, scale, carry[i], sums.leak[i], sums.threshold[i]);
-            write<streams>(grad_x.vector[i] + t * grad_x.step, g);
+#pragma GCC unroll 8
+    for (int64_t t = num_steps - 1; t >= 0; --t) {
+        __builtin_prefetch(grad_y + t * grad_y_step + kAhead);
+        const float* at = potentials + t * kWide;
+        Floats before = v0;
+        if (t > 0) {
+            before = load(at - kWide);
+            if (fires) before = before >= threshold ? zero : before;
         }
+        const Floats g = backward_step<fires>(load(at), before, load(grad_y + t * grad_y_step), leak, threshold, slope, scale, carry,
+                                              sum_leak, sum_threshold);
+        write<streams>(grad_x + t * grad_x_step, g);
+    }
+}
+
+// One vector after the other through all steps: what is carried then stays in registers. For a number of steps that the
+// compiler knows, the potentials do too, and loads of later steps do not wait for earlier ones.
+template <bool fires, bool streams, class Count>
+INLINE void backward_vectors(const Neurons& neurons, Count num_steps, float sharpness, float* potentials,
+                          const Steps<const float>& x, const Floats* v0, const Steps<const float>& grad_y, Floats* carry,
+                          const Steps<float>& grad_x, Sums& sums) {
+    for (int i = 0; i < kVectors; ++i) {
+        const Floats leak = neurons.leak[i], threshold = neurons.threshold[i];
+        Floats carried = carry[i], sum_leak{}, sum_threshold{};
+        recompute<fires>(leak, threshold, num_steps, x.vector[i], x.step, v0[i], potentials);
+        backward_steps<fires, streams>(leak, threshold, num_steps, sharpness, potentials, v0[i], grad_y.vector[i], grad_y.step,
+                                       grad_x.vector[i], grad_x.step, carried, sum_leak, sum_threshold);
+        carry[i] = carried, sums.leak[i] = sum_leak, sums.threshold[i] = sum_threshold;
+    }
+}
+
+template <bool fires, bool streams>
+INLINE void backward_tile(const Neurons& neurons, int64_t num_steps, float sharpness, float* potentials,
+                          const Steps<const float>& x, const Floats* v0, const Steps<const float>& grad_y, Floats* carry,
+                          const Steps<float>& grad_x, Sums& sums) {
+    const auto run = [&](auto count) {
+        backward_vectors<fires, streams>(neurons, count, sharpness, potentials, x, v0, grad_y, carry, grad_x, sums);
+    };
+    switch (num_steps) {
+        case 4: return run(std::integral_constant<int64_t, 4>{});
+        case 8: return run(std::integral_constant<int64_t, 8>{});
+        default: return run(num_steps);
+    }
 }
 
 template <bool fires, bool streams>
@@ -344,17 +378,17 @@ static void backward(const LifBackward& job, int64_t first, int64_t last, float*
         Sums sums;
         load_lanes(tile, job.v0, v0);
         load_lanes(tile, job.grad_v, carry);
-        recompute<fires>(neurons, lanes.num_steps, source(lanes, tile, job.x, copied_x), v0, potentials);
+        const Steps<const float> x = source(lanes, tile, job.x, copied_x);
         const Steps<const float> grad_y = source(lanes, tile, job.grad_y, copied_grad);
         if (whole) {
-            backward_steps<fires, streams>(neurons, lanes.num_steps, job.sharpness, potentials, v0, grad_y, carry,
-                                           in_place(lanes, tile, job.grad_x), sums);
+            backward_tile<fires, streams>(neurons, lanes.num_steps, job.sharpness, potentials, x, v0, grad_y, carry,
+                                          in_place(lanes, tile, job.grad_x), sums);
         } else {
-            backward_steps<fires, false>(neurons, lanes.num_steps, job.sharpness, potentials, v0, grad_y, carry,
-                                         in_scratch(copied_grad), sums);
+            backward_tile<fires, false>(neurons, lanes.num_steps, job.sharpness, potentials, x, v0, grad_y, carry,
+                                        in_scratch(copied_grad), sums);
             scatter(lanes, tile, copied_grad, job.grad_x);
         }
-        store_lanes(tile, carry, job.grad_v0);
+        if (job.grad_v0) store_lanes(tile, carry, job.grad_v0);
         collect(lanes, tile, sums.leak, grad_leak);
         if (fires) collect(lanes, tile, sums.threshold, grad_threshold);
     }

@@ -20,7 +20,7 @@ struct Lanes {
 
 constexpr int64_t kTileLanes = 64;
 
-// Threshold null: nothing fires, and y is the potential. Bits, if not null, take the spikes instead of y (spikes.hpp); they
+// v0 null: at rest. Threshold null: nothing fires, and y is the potential. Bits, if not null, take the spikes instead of y (spikes.hpp); they
 // are zero before, and the layout is feature-major.
 struct LifForward {
     Lanes lanes;
@@ -33,8 +33,8 @@ struct LifBackward {
     Lanes lanes;
     float sharpness;
     const float *x, *v0, *leak, *threshold;
-    const float *grad_y, *grad_v;  // grad_v may be null
-    float *grad_x, *grad_v0;
+    const float *grad_y, *grad_v;  // grad_v may be null,
+    float *grad_x, *grad_v0;       // and so may grad_v0
 };
 
 // Floats of scratch for one call: backward keeps a tile's potentials; what does not lie in whole vectors is copied.
