@@ -32,8 +32,8 @@ def lif_forward(
 ) -> None:
     """Currents x [L, B, N] from potentials v0 [B, N] on -> spikes y [L, B, N], last potentials v [B, N].
 
-    Without v0 neurons start at rest. `leak`, `threshold` are [N]. Without a threshold nothing fires, and y is the potentials. Instead of y the spikes go
-    into `bits` (see `spikes`) if arrays lie as [N, L, B].
+    Without v0 neurons start at rest. `leak`, `threshold` are [N]. Without a threshold nothing fires, and y is the
+    potentials. Instead of y the spikes go into `bits` (see `spikes`) if arrays lie as [N, L, B].
     """
     lies = _Lies(x, as_features=bits is not None)
     native.lif_forward(

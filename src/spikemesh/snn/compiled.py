@@ -48,6 +48,11 @@ def _potentials(v: Tensor | None, x: Tensor) -> Tensor | None:
     return v.T.contiguous().T if is_feature_major(x) else v.contiguous()
 
 
+def _room_for_potentials(x: Tensor) -> Tensor:
+    _, batch, neurons = x.shape
+    return x.new_empty(neurons, batch).T if is_feature_major(x) else x.new_empty(batch, neurons)
+
+
 class CompiledLif(torch.autograd.Function):
     """`functional.lif`; without a threshold `functional.leaky_integral`, whose potentials stand for the spikes."""
 
@@ -58,7 +63,7 @@ class CompiledLif(torch.autograd.Function):
         x = x if is_feature_major(x) else x.contiguous()
         v0, leak = _potentials(v0, x), leak.contiguous()
         threshold = None if threshold is None else threshold.contiguous()
-        y, v = torch.empty_like(x), torch.empty_like(x[0])
+        y, v = torch.empty_like(x), _room_for_potentials(x)
         lif_forward(
             _array(x),
             _maybe(v0),
