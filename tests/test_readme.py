@@ -34,7 +34,7 @@ def test_its_commands_exist() -> None:
 
 
 def test_it_is_short_enough_to_read() -> None:
-    assert len(README.splitlines()) <= 150
+    assert len(README.splitlines()) <= 190
 
 
 ROWS = (
@@ -96,6 +96,23 @@ def test_its_numbers_of_merging_are_those_of_the_committed_benchmark() -> None:
         assert not all(kept), peer
     assert all(merging[f"laws.spikemesh.{law}.different_files"] == 0 for law in laws)
     assert merging["laws.spikemesh.dilution"] == 0 and round(merging["laws.mergekit_linear.dilution"], 1) == 0.5
+
+
+def test_its_numbers_of_speed_are_those_of_the_committed_benchmarks() -> None:
+    kernels, step, token, path = map(_results, ("kernels", "train_step", "generate", "merge_path"))
+    peers = ", ".join(f"{kernels[f'neurons.over_{peer}']:.1f}" for peer in ("spikingjelly", "snntorch", "norse"))
+    assert f"8 steps x 4,096 x 512 | {peers} | 8, 10, 10 |" in README
+    assert f"93 % zeros | {kernels['synapses.over_masked']:.1f} | 4 |" in README
+    assert f"of {step['model.weights'] / 1e6:.1f} M weights | {step['one_core.ratio']:.1f} | 3 |" in README
+    same, alive = token["batch1.float.over_same"], token["batch1.float.over_alive"]
+    assert f"{token['preset.weights'] / 1e6:.0f} M weights | {same:.1f} | 5 |" in README
+    assert f"has synapses: one token | {alive:.2f} | 1.5 |" in README
+    assert f"top 25 %, top 1/64 | {path['fold.top25']:.2f}, {path['fold.top1_64']:.2f} | 0.25 |" in README
+    text = " ".join(README.split())
+    assert f"stay within {step['loss.apart']:.1e} (bar 1e-4)" in text
+    assert f"take {100 * step['memory.share']:.1f} % of dense (bar 12 %)" in text
+    cost = token["demo.loss.int4"] - token["demo.loss.float"]
+    assert f"4-bit weights cost {cost:.3f} nats per byte" in text
 
 
 def _results(script: str) -> dict[str, float]:
