@@ -70,7 +70,7 @@ class Layout:
                 values[name].flatten() if layer is None else layer.synaptic(values[name])
                 for name, _, layer in _tensors(model)
             ]
-            theta: Floats = torch.cat(parts).numpy().astype(np.float32)
+            theta: Floats = torch.cat(parts).cpu().numpy().astype(np.float32)
         return theta
 
     def scatter_(self, model: nn.Module, theta: Floats) -> None:
@@ -87,7 +87,7 @@ class Layout:
         parts = torch.split(torch.from_numpy(np.array(theta, np.float32)), [t.num_coordinates for t in self.tensors])
         spread = {}
         for (name, weights, layer), part in zip(_tensors(model), parts, strict=True):
-            values = part.to(weights.dtype)
+            values = part.to(weights)
             spread[name] = values.reshape(weights.shape).clone() if layer is None else layer.laid(values)
         return spread
 
@@ -97,7 +97,7 @@ def to_tensors(model: SpikingLM) -> dict[str, npt.NDArray[Any]]:
     tensors: dict[str, npt.NDArray[Any]] = {THETA0: Layout.of(model).gather(model)}
     for name, _, layer in _tensors(model):
         if layer is not None:
-            tensors[MASK_PREFIX + name] = np.packbits(layer.mask.numpy().reshape(-1))
+            tensors[MASK_PREFIX + name] = np.packbits(layer.mask.cpu().numpy().reshape(-1))
     return tensors
 
 
@@ -130,7 +130,7 @@ def dense_tensors(model: nn.Module) -> dict[str, Floats]:
     """Every parameter in full, zeros where there is no synapse: what a checkpoint file holds."""
     with torch.no_grad():
         return {
-            name: np.array((values if layer is None else layer.full(values)).numpy(), np.float32)
+            name: np.array((values if layer is None else layer.full(values)).cpu().numpy(), np.float32)
             for name, values, layer in _tensors(model)
         }
 

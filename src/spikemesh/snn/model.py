@@ -100,6 +100,9 @@ class SpikingLM(nn.Module):
 
     `sparse` keeps nothing but synapses, which is fast with compiled kernels on a CPU; otherwise weights are dense and
     masked. Both are the same model: names, coordinates (`layout`) and results, up to the rounding of sums.
+
+    On a GPU use dense weights; under `torch.autocast` products are then of half precision, and every potential, the
+    stream of currents and the logits stay float32.
     """
 
     def __init__(self, config: ModelConfig, *, sparse: bool = False, masks: MaskSource | None = None) -> None:
@@ -144,7 +147,7 @@ class SpikingLM(nn.Module):
         """At rest, before any token. Token -1 means: none yet."""
         waiting = self.config.num_input_delays - 1
         return ModelState(
-            torch.full((waiting, batch_size), -1, dtype=torch.int64),
+            torch.full((waiting, batch_size), -1, dtype=torch.int64, device=self.embedding.device),
             tuple(block.initial_state(batch_size) for block in self.each_block()),
             self.output.initial_state(batch_size),
             self.readout.initial_state(batch_size),
