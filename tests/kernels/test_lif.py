@@ -83,14 +83,18 @@ def twin(case: Case, *, fires: bool) -> list[Tensor]:
     return [y.detach(), v.detach(), *(leaf.grad for leaf in leaves)]
 
 
-def kernel(case: Case, *, fires: bool) -> list[Floats]:
-    """The same from the compiled code, in single precision; nothing is written beside the results."""
+def kernel(case: Case, *, fires: bool, at_rest: bool = False) -> list[Floats]:
+    """The same from the compiled code, in single precision; nothing is written beside the results.
+
+    `at_rest`: no array for v0 and for the gradients of potentials.
+    """
     (length, batch, neurons), guarded = case.x.shape, Guarded()
     potentials = (1, 0) if case.axes == FEATURE_MAJOR else (0, 1)
     y, grad_x = (guarded.room((length, batch, neurons), case.axes) for _ in range(2))
-    v, grad_v0 = (guarded.room((batch, neurons), potentials) for _ in range(2))
+    v = guarded.room((batch, neurons), potentials)
+    grad_v0 = None if at_rest else guarded.room((batch, neurons), potentials)
     grad_leak, grad_threshold = guarded.room((neurons,)), guarded.room((neurons,)) if fires else None
-    inputs = [case.lie(values) for values in (case.x, case.v0, case.leak)]
+    inputs = [case.lie(case.x), None if at_rest else case.lie(case.v0), case.lie(case.leak)]
     threshold = case.lie(case.threshold) if fires else None
     lif_forward(*inputs, threshold, y=y, v=v, num_threads=case.num_threads)
     lif_backward(
@@ -98,7 +102,7 @@ def kernel(case: Case, *, fires: bool) -> list[Floats]:
         threshold,
         SHARPNESS,
         case.lie(case.grad_y),
-        case.lie(case.grad_v),
+        None if at_rest else case.lie(case.grad_v),
         grad_x=grad_x,
         grad_v0=grad_v0,
         grad_leak=grad_leak,
@@ -106,7 +110,7 @@ def kernel(case: Case, *, fires: bool) -> list[Floats]:
         num_threads=case.num_threads,
     )
     guarded.check()
-    return [y, v, grad_x, grad_v0, grad_leak, *([] if grad_threshold is None else [grad_threshold])]
+    return [array for array in (y, v, grad_x, grad_v0, grad_leak, grad_threshold) if array is not None]
 
 
 @pytest.mark.parametrize("name", COMPILED)
@@ -145,6 +149,16 @@ def test_no_step_is_no_change(fires: bool) -> None:
     assert y.shape == grad_x.shape == (0, 3, 5)
     assert np.array_equal(v, case.lie(case.v0)) and np.array_equal(grad_v0, case.lie(case.grad_v))
     assert not any(grad.any() for grad in others)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@given(case=cases(), fires=st.booleans())
+def test_rest_is_no_array_and_unwanted_gradients_need_none(name: str, case: Case, fires: bool) -> None:
+    case = replace(case, v0=torch.zeros_like(case.v0), grad_v=torch.zeros_like(case.grad_v))
+    with using(name):
+        whole, few = kernel(case, fires=fires), kernel(case, fires=fires, at_rest=True)
+    del whole[3]  # the gradient of v0
+    assert all(np.array_equal(one, other) for one, other in zip(whole, few, strict=True))
 
 
 def large(axes: tuple[int, ...], num_threads: int) -> Case:

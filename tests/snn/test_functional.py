@@ -59,6 +59,17 @@ def test_lif_and_its_gradient_equal_plain_autograd_on_the_naive_loop(seed: int) 
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_neurons_start_at_rest(dtype: torch.dtype) -> None:
+    results = []
+    for start in (None, torch.zeros(3, 5, dtype=dtype)):
+        x, _, leak, threshold = (values.detach().to(dtype).requires_grad_() for values in inputs(2))
+        spikes, v = lif(x, start, leak, threshold)
+        spikes.sum().backward()
+        results.append([spikes, v, x.grad, leak.grad, threshold.grad])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
 def test_lif_is_lif_step_repeated() -> None:
     x, v, leak, threshold = (t.detach() for t in inputs(7))
     spikes, last = lif(x, v, leak, threshold)
