@@ -110,7 +110,13 @@ class World:
         for number in list(self._open):
             await self.stop(number)
 
-    async def start(self, number: int, *contacts: Node, folder: str | None = None) -> Node:
+    async def start(
+        self,
+        number: int,
+        *contacts: Node,
+        folder: str | None = None,
+        prepare: Callable[[Node], None] = lambda node: None,
+    ) -> Node:
         """Node `number`, from its folder if it has one, in touch with `contacts`, gossiping."""
         stack = AsyncExitStack()
         store = stack.enter_context(Store.open(self.folder / (folder or f"node-{number}")))
@@ -122,6 +128,7 @@ class World:
             rng=random.Random(number),
             offload=inline,
         )
+        prepare(node)
         await transport.start(node.serve)
         stack.push_async_callback(transport.close)
         running = asyncio.ensure_future(node.run())

@@ -33,7 +33,8 @@ from spikemesh.codec.records import (
     unpack_wires,
 )
 from spikemesh.codec.tensors import read_metadata, read_tensor_file, read_tensors, write_tensors
-from spikemesh.codec.ticket import decode_ticket, encode_ticket
+from spikemesh.codec.ticket import Ticket, decode_ticket, encode_ticket, portable
+from spikemesh.codec.vouch import VOUCH_BYTES, read_vouch, sign_vouch
 
 __all__ = [
     "DENSE",
@@ -43,6 +44,7 @@ __all__ = [
     "MAX_RECORD_BYTES",
     "TABLES",
     "TOP_K",
+    "VOUCH_BYTES",
     "BlobPart",
     "GenesisReply",
     "GetBlob",
@@ -55,6 +57,7 @@ __all__ = [
     "Refused",
     "Snapshot",
     "Table",
+    "Ticket",
     "Vouch",
     "Vouched",
     "Welcome",
@@ -71,13 +74,16 @@ __all__ = [
     "encode_ticket",
     "max_delta_bytes",
     "pack_wires",
+    "portable",
     "quantise",
     "read_metadata",
     "read_tensor_file",
     "read_tensors",
+    "read_vouch",
     "run_id",
     "select_top_k",
     "sign_record",
+    "sign_vouch",
     "unpack_wires",
     "write_tensors",
 ]

@@ -1,5 +1,6 @@
 """A volunteer's node: gossip, anti-entropy, admission, identity, statistics. It runs without torch."""
 
+from spikemesh.node.bucket import BucketCalls, BucketConfig, BucketGossip
 from spikemesh.node.calls import ask, fetch_blob, fetch_genesis
 from spikemesh.node.clock import Clock, SystemClock
 from spikemesh.node.gossip import GossipConfig
@@ -7,10 +8,14 @@ from spikemesh.node.identity import Identity
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.node import Door, Node
 from spikemesh.node.peers import address_of
-from spikemesh.node.statistics import NodeStatistics, VolunteerStatistics
+from spikemesh.node.statistics import BucketStatistics, NodeStatistics, VolunteerStatistics
 from spikemesh.node.volunteer import Plan, StepReport, Trainee, Update, Volunteer, run_round
 
 __all__ = [
+    "BucketCalls",
+    "BucketConfig",
+    "BucketGossip",
+    "BucketStatistics",
     "Clock",
     "Door",
     "GossipConfig",

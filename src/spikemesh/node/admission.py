@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Protocol
 
 from blake3 import blake3
 
 from spikemesh.codec import decode_record, max_delta_bytes
 from spikemesh.crdt import Contribution, Record, Replica
-from spikemesh.errors import BlobMissing, InvalidData, PeerUnreachable, StoreCorrupt
+from spikemesh.errors import BlobMissing, InvalidData, StoreCorrupt, TransportError
 from spikemesh.node.calls import fetch_blob
 from spikemesh.node.clock import Offload
 from spikemesh.node.ledger import Ledger
@@ -29,6 +31,14 @@ MAX_BATCH_RECORDS = 64
 """Records that become durable in one transaction, so that a newcomer's history does not cost one each."""
 MAX_OTHER_SOURCES = 3
 MAX_REFUSED = 65_536
+
+
+class BlobSource(Protocol):
+    """Where deltas lie beside the peers: a bucket."""
+
+    async def blob(self, digest: bytes, num_bytes: int) -> bytes:
+        """The blob of that hash and length; `TransportError` when it cannot be had now."""
+        ...
 
 
 class Admission:
@@ -49,10 +59,11 @@ class Admission:
         self._fetches = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
         self._in_flight: set[bytes] = set()
         self._refused: OrderedDict[bytes, None] = OrderedDict()
+        self.buckets: list[BlobSource] = []
         self.num_refused = 0
         self.num_deltas_fetched = 0
 
-    async def admit(self, wires: Iterable[bytes], source: PeerAddress) -> None:
+    async def admit(self, wires: Iterable[bytes], source: PeerAddress | BlobSource) -> None:
         """Take in what `source` sent. Invalid records are dropped; one whose blob nobody delivers may come again."""
         new = [wire for wire in wires if self._claim(wire)]
         try:
@@ -75,7 +86,7 @@ class Admission:
         self._in_flight.add(digest)
         return True
 
-    def _decode(self, wire: bytes, source: PeerAddress) -> Record | None:
+    def _decode(self, wire: bytes, source: PeerAddress | BlobSource) -> Record | None:
         try:
             record = decode_record(wire, run_id=self._ledger.run_id)
             if isinstance(record.body, Contribution):
@@ -85,7 +96,7 @@ class Admission:
                 if record.body.delta_bytes > limit:
                     raise InvalidData(f"a delta of {record.body.delta_bytes} bytes; this run's have at most {limit}")
         except InvalidData as error:
-            self._refuse(blake3(wire).digest(), f"record from peer {source}", error)
+            self._refuse(blake3(wire).digest(), f"record from {source}", error)
             return None
         return None if record in self._ledger.replica.records else record
 
@@ -95,7 +106,7 @@ class Admission:
             await self._offload(self._ledger.adopt, snapshot)
         self._changed()
 
-    async def _take(self, records: list[Record], source: PeerAddress) -> None:
+    async def _take(self, records: list[Record], source: PeerAddress | BlobSource) -> None:
         needed = self._ledger.needed(records)
         fetched = await asyncio.gather(*(self._fetch(contribution, source) for contribution in needed))
         blobs = {c.delta_hash: blob for c, blob in zip(needed, fetched, strict=True) if blob is not None}
@@ -115,16 +126,13 @@ class Admission:
                 ready.append(record)
         return ready
 
-    async def _fetch(self, contribution: Contribution, source: PeerAddress) -> bytes | None:
+    async def _fetch(self, contribution: Contribution, source: PeerAddress | BlobSource) -> bytes | None:
         """The checked blob of a contribution, or None when it could not be had now."""
-        others = [peer for peer in self._peers.addresses() if peer.id != source.id][:MAX_OTHER_SOURCES]
         async with self._fetches:
             try:
-                blob = await fetch_blob(
-                    self._transport, [source, *others], contribution.delta_hash, contribution.delta_bytes
-                )
+                blob = await self._blob(contribution.delta_hash, contribution.delta_bytes, source)
                 await self._offload(self._ledger.check_blob, contribution, blob)
-            except PeerUnreachable as error:
+            except TransportError as error:
                 log.info("waiting for a delta: %s", error)
                 return None
             except InvalidData as error:
@@ -132,6 +140,20 @@ class Admission:
                 return None
         self.num_deltas_fetched += 1
         return blob
+
+    async def _blob(self, digest: bytes, num_bytes: int, source: PeerAddress | BlobSource) -> bytes:
+        """From whoever told of it, then from other peers, then from the buckets."""
+        peers = [source] if isinstance(source, PeerAddress) else []
+        peers += [peer for peer in self._peers.addresses() if peer not in peers][:MAX_OTHER_SOURCES]
+        from_peers = partial(fetch_blob, self._transport, peers)
+        first = from_peers if isinstance(source, PeerAddress) else source.blob
+        rest = [bucket.blob for bucket in self.buckets if bucket is not source]
+        for fetch in (first, *rest) if first is from_peers else (first, from_peers, *rest):
+            try:
+                return await fetch(digest, num_bytes)
+            except TransportError as error:
+                reason = error
+        raise reason
 
     def _refuse(self, digest: bytes, what: str, error: InvalidData) -> None:
         """Never look at this record or delta again. The reasons are the same for everybody, so nobody holds it."""

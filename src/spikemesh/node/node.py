@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from spikemesh.codec import (
     MAX_PART_BYTES,
@@ -31,6 +32,8 @@ from spikemesh.codec import (
 from spikemesh.crdt import Record, SyncMessage
 from spikemesh.errors import BlobMissing, InvalidData, PeerUnreachable
 from spikemesh.node.admission import Admission
+from spikemesh.node.bucket import BucketGossip
+from spikemesh.node.calls import fetch_blob
 from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
@@ -92,7 +95,8 @@ class Node:
         )
         self.num_vouchers = 0
         self.started_from_snapshot = False
-        self._snapshots = SnapshotDesk(ledger)
+        self.snapshots = SnapshotDesk(ledger)
+        self.buckets: list[BucketGossip] = []
 
     async def run(self) -> None:
         """Gossip until cancelled. Raises what the disk raises; a peer's faults never end it."""
@@ -100,13 +104,20 @@ class Node:
             group.create_task(self.gossip.push_forever())
             group.create_task(self.gossip.reconcile_forever())
             group.create_task(self.gossip.admit_forever())
+            for bucket in self.buckets:
+                group.create_task(bucket.run())
+
+    def add_bucket(self, bucket: BucketGossip) -> None:
+        """Exchange with a bucket too, from `enter` and `run` on: what comes by one way leaves by the other."""
+        self.buckets.append(bucket)
+        self.admission.buckets.append(bucket)
 
     async def publish(self, record: Record, blobs: dict[bytes, bytes]) -> None:
         """Make an own record part of the run: durable here first, then told to others."""
         await self.admission.insert([record], blobs)
 
     async def enter(self, contacts: tuple[PeerAddress, ...]) -> int:
-        """Greet `contacts`, catch up with whoever answers; returns how many did.
+        """Greet `contacts`, look into the buckets, catch up with whoever answers; returns how many did.
 
         A node without any history takes a snapshot first; if nobody delivers one, gossip brings the history.
         """
@@ -122,7 +133,15 @@ class Node:
                 log.info("no snapshot: %s", error)
         for peer in self.peers.choose(len(answered)):
             await self.gossip.exchange(peer)
-        return len(answered)
+        return len(answered) + await self._enter_buckets()
+
+    async def _enter_buckets(self) -> int:
+        num_answered = 0
+        for bucket in self.buckets:
+            if not len(self.ledger.replica.records) and await bucket.adopt_snapshot():
+                self.started_from_snapshot, self.num_vouchers = True, bucket.num_vouchers
+            num_answered += await bucket.look()
+        return num_answered
 
     async def _adopt_snapshot(self, peer: PeerAddress) -> None:
         """Take over a peer's sum, vouched for by another peer where one passed through the same set of records."""
@@ -135,7 +154,8 @@ class Node:
             if self.num_vouchers or not others:
                 break
             await self.clock.sleep(0.2 * 2**attempt)
-        await self.admission.adopt(await fetch_snapshot(self.transport, peer, self.ledger, offer))
+        fetch = partial(fetch_blob, self.transport, [peer])
+        await self.admission.adopt(await fetch_snapshot(fetch, self.ledger, offer))
         self.started_from_snapshot = True
 
     async def serve(self, peer_id: bytes, request: bytes) -> bytes:
@@ -159,7 +179,7 @@ class Node:
             case GetGenesis():
                 return GenesisReply(data=encode_genesis(self.ledger.genesis))
             case GetSnapshot():
-                return self._snapshots.offer()
+                return self.snapshots.offer()
             case Vouch():
                 return Vouched(sum_digest=self.ledger.vouch(message.set_digest))
             case _:
@@ -179,7 +199,7 @@ class Node:
 
     def _blob_part(self, wanted: GetBlob) -> Message:
         length = min(wanted.length, MAX_PART_BYTES)
-        held = self._snapshots.part(wanted.hash)
+        held = self.snapshots.part(wanted.hash)
         if held is not None:
             return BlobPart(data=held[wanted.offset : wanted.offset + length], total_bytes=len(held))
         try:
@@ -192,6 +212,8 @@ class Node:
 
     def _changed(self) -> None:
         self.gossip.announce()
+        for bucket in self.buckets:
+            bucket.announce()
 
 
 def _info(address: PeerAddress) -> PeerInfo:
