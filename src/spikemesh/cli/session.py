@@ -23,6 +23,7 @@ from spikemesh.crdt import Genesis
 from spikemesh.errors import InvalidData, PeerUnreachable, StoreCorrupt, TransportError
 from spikemesh.files import write_file_atomic
 from spikemesh.node import (
+    WINDOW_BYTES,
     BucketCalls,
     BucketConfig,
     BucketGossip,
@@ -152,9 +153,12 @@ def open_bucket(url: str, wanted_run_id: bytes) -> BucketCalls:
 
 
 @contextlib.asynccontextmanager
-async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str) -> AsyncIterator[Session]:
+async def open_session(
+    folder: RunFolder, *, contact: Contact | None, bind: str, keep_bytes: int | None = None
+) -> AsyncIterator[Session]:
     """Open the node of `folder`; with a contact (run id, address), first get from it what is not here yet.
 
+    `keep_bytes` of deltas are kept for others; None is what was said the last time, or the default.
     On the way out the sum is saved, so that nothing has to be folded again.
     """
     before = _Totals.of(folder.statistics())
@@ -169,7 +173,10 @@ async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str)
             buckets = [open_bucket(url, wanted) for url in folder.buckets()]
             genesis = await _genesis(folder, transport, buckets, contact)
             start = await _start_tensors(store, transport, buckets, genesis, contact)
-            ledger = await asyncio.to_thread(Ledger.open, store, genesis, run_id(genesis), start["theta0"])
+            window_bytes = _window_bytes(store, keep_bytes)
+            ledger = await asyncio.to_thread(
+                Ledger.open, store, genesis, run_id(genesis), start["theta0"], window_bytes
+            )
             node = Node(ledger=ledger, transport=transport, clock=SystemClock(), rng=random.Random(identity.id))
             for url, calls in zip(folder.buckets(), buckets, strict=True):
                 node.add_bucket(
@@ -191,6 +198,15 @@ async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str)
         finally:
             folder.ticket_path.unlink(missing_ok=True)
             await transport.close()
+
+
+def _window_bytes(store: Store, said: int | None) -> int:
+    """What the volunteer says, else said the last time: the same command goes on."""
+    if said is not None:
+        store.set_value("window_bytes", str(said).encode())
+        return said
+    before = store.get_value("window_bytes")
+    return WINDOW_BYTES if before is None else int(before)
 
 
 async def _genesis(

@@ -5,13 +5,14 @@ from spikemesh.node.calls import ask, fetch_blob, fetch_genesis
 from spikemesh.node.clock import Clock, SystemClock
 from spikemesh.node.gossip import GossipConfig
 from spikemesh.node.identity import Identity
-from spikemesh.node.ledger import Ledger
+from spikemesh.node.ledger import WINDOW_BYTES, Ledger
 from spikemesh.node.node import Door, Node
 from spikemesh.node.peers import address_of
 from spikemesh.node.statistics import BucketStatistics, NodeStatistics, VolunteerStatistics
 from spikemesh.node.volunteer import Plan, StepReport, Trainee, Update, Volunteer, run_round
 
 __all__ = [
+    "WINDOW_BYTES",
     "BucketCalls",
     "BucketConfig",
     "BucketGossip",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from spikemesh.codec import decode_record, max_delta_bytes
 from spikemesh.crdt import Contribution, Record, Replica
-from spikemesh.errors import BlobMissing, InvalidData, StoreCorrupt, TransportError
+from spikemesh.errors import BlobGone, BlobMissing, InvalidData, StoreCorrupt, TransportError
 from spikemesh.node.calls import fetch_blob
 from spikemesh.node.clock import Offload
 from spikemesh.node.ledger import Ledger
@@ -42,7 +42,8 @@ class BlobSource(Protocol):
 
 
 class Admission:
-    """Serialises what changes the ledger. `changed` is called after each insert."""
+    """Serialises what changes the ledger. `changed` is called after each insert, `behind` with a peer that told of a
+    record whose delta nobody keeps any more."""
 
     def __init__(
         self,
@@ -52,9 +53,10 @@ class Admission:
         peers: PeerTable,
         offload: Offload,
         changed: Callable[[], None],
+        behind: Callable[[PeerAddress], None],
     ) -> None:
         self._ledger, self._transport, self._peers = ledger, transport, peers
-        self._offload, self._changed = offload, changed
+        self._offload, self._changed, self._behind = offload, changed, behind
         self._lock = asyncio.Lock()
         self._fetches = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
         self._in_flight: set[bytes] = set()
@@ -72,6 +74,21 @@ class Admission:
                 await self._take(records[start : start + MAX_BATCH_RECORDS], source)
         finally:
             self._in_flight.difference_update(blake3(wire).digest() for wire in new)
+
+    async def publish(self, record: Record, blobs: dict[bytes, bytes]) -> None:
+        """`insert` for an own record, with whatever else it needs fetched first; `BlobMissing` if nobody has that."""
+        for contribution in self._ledger.needed([record]):
+            if contribution.delta_hash not in blobs:
+                try:
+                    blob = await self._blob(contribution.delta_hash, contribution.delta_bytes, None)
+                except TransportError as error:
+                    raise BlobMissing(
+                        f"The delta {contribution.delta_hash.hex()[:8]} that this record takes back is kept by nobody "
+                        "who answers, so it counts for good. Retract earlier, or keep more (--keep-gb)."
+                    ) from error
+                await self._offload(self._ledger.check_blob, contribution, blob)
+                blobs = {**blobs, contribution.delta_hash: blob}
+        await self.insert([record], blobs)
 
     async def insert(self, records: list[Record], blobs: dict[bytes, bytes]) -> None:
         """Make checked records and blobs durable and part of the replica; on disk before it returns."""
@@ -132,6 +149,11 @@ class Admission:
             try:
                 blob = await self._blob(contribution.delta_hash, contribution.delta_bytes, source)
                 await self._offload(self._ledger.check_blob, contribution, blob)
+            except BlobGone as error:
+                log.info("beyond the window: %s", error)
+                if isinstance(source, PeerAddress):
+                    self._behind(source)
+                return None
             except TransportError as error:
                 log.info("waiting for a delta: %s", error)
                 return None
@@ -141,18 +163,22 @@ class Admission:
         self.num_deltas_fetched += 1
         return blob
 
-    async def _blob(self, digest: bytes, num_bytes: int, source: PeerAddress | BlobSource) -> bytes:
-        """From whoever told of it, then from other peers, then from the buckets."""
+    async def _blob(self, digest: bytes, num_bytes: int, source: PeerAddress | BlobSource | None) -> bytes:
+        """From whoever told of it, if anybody did, then from other peers, then from the buckets."""
         peers = [source] if isinstance(source, PeerAddress) else []
         peers += [peer for peer in self._peers.addresses() if peer not in peers][:MAX_OTHER_SOURCES]
         from_peers = partial(fetch_blob, self._transport, peers)
-        first = from_peers if isinstance(source, PeerAddress) else source.blob
-        rest = [bucket.blob for bucket in self.buckets if bucket is not source]
-        for fetch in (first, *rest) if first is from_peers else (first, from_peers, *rest):
+        buckets = sorted(self.buckets, key=lambda bucket: bucket is not source)
+        ordered: list[Callable[[bytes, int], Awaitable[bytes]]] = [from_peers, *(bucket.blob for bucket in buckets)]
+        if source in buckets:
+            ordered[:2] = reversed(ordered[:2])
+        reason: TransportError | None = None
+        for fetch in ordered:
             try:
                 return await fetch(digest, num_bytes)
             except TransportError as error:
-                reason = error
+                reason = reason if isinstance(reason, BlobGone) else error
+        assert reason is not None
         raise reason
 
     def _refuse(self, digest: bytes, what: str, error: InvalidData) -> None:

@@ -63,6 +63,7 @@ FULL_EVERY = 16
 SNAPSHOT_EVERY = 64
 """Contributions that the newest snapshot in the bucket may lack before a volunteer writes another."""
 CONCURRENT = 4
+BEHIND_AFTER = 3
 MAX_PUT_OFF = 65_536
 MAX_BACKOFF = 8
 
@@ -172,6 +173,7 @@ class BucketGossip:
         self._there: set[bytes] = set()
         self._waiting: set[bytes] = set()
         self._vouched: set[bytes] = set()
+        self._confirmed: set[bytes] = set()
         self._put_off_to: dict[bytes, tuple[int, int]] = {}
         self._author_cursor = ""
         self._num_looks = 0
@@ -239,6 +241,8 @@ class BucketGossip:
             wanted += await self._compare(author, full)
         self._rng.shuffle(wanted)  # so that one author's thousand useless records do not keep out another's
         await self._take(wanted[:MAX_TAKEN])
+        if self._is_behind():
+            await self.adopt_snapshot()
         await self._put_lacking()
         await self._answer_wanted()
         await self._tend_snapshots()
@@ -282,6 +286,13 @@ class BucketGossip:
         held = {record.id for record in self._ledger.replica.records}
         for _, record_id in wanted:
             self._put_off(record_id, record_id in held)
+
+    def _is_behind(self) -> bool:
+        """Something was asked for often in vain: its delta may be kept by nobody, and a snapshot stands for it."""
+        due = [
+            failures for failures, look in self._put_off_to.values() if look == self._num_looks + 2 ** (failures - 1)
+        ]
+        return max(due, default=0) >= BEHIND_AFTER
 
     def _is_due(self, record_id: bytes) -> bool:
         return self._put_off_to.get(record_id, (0, 0))[1] <= self._num_looks
@@ -384,6 +395,10 @@ class BucketGossip:
             mine = self._ledger.vouch(offer.set_digest)
             if mine is not None and offer.set_digest not in self._vouched:
                 await self._vouch(offer.set_digest, mine)
+            unconfirmed = mine == offer.sum_digest and offer.set_digest not in self._confirmed
+            if unconfirmed and (await self._vouchers(offer) or 0) > 1:
+                self._ledger.confirm(offer.set_digest)
+                self._confirmed.add(offer.set_digest)
         num_mine = len(self._ledger.replica.records)
         page = await self._calls.page("snapshots", limit=1) if offers else []
         num_theirs = max((_NEWEST_FIRST - int(name[:13]) for name, _ in page if _OFFER.fullmatch(name)), default=0)
@@ -408,16 +423,22 @@ class BucketGossip:
         self._vouched.add(set_digest)
 
     async def adopt_snapshot(self) -> bool:
-        """Start from the newest snapshot that two volunteers vouch for, else from the newest; False without any."""
+        """Join the newest snapshot that two volunteers vouch for, else the newest; False without any.
+
+        Who has records to lose takes one that a single volunteer vouches for only where there is nobody else.
+        """
         try:
             offers = [(offer, await self._vouchers(offer)) for offer in await self._offers()]
             agreed = [(offer, count) for offer, count in offers if count is not None]
             for offer, count in sorted(agreed, key=lambda pair: -min(pair[1], 2)):
+                others = self._ledger.replica.records.logs.keys() - {self._me}
+                if count < 2 <= len(others):
+                    continue
                 replica = await fetch_snapshot(self._calls.blob, self._ledger, offer)
                 await self._admission.adopt(replica)
                 self.num_vouchers = max(0, count - 1)  # one of them wrote it
                 return True
-        except (TransportError, InvalidData) as error:
+        except (TransportError, InvalidData, BlobMissing) as error:
             log.info("no snapshot: %s", error)
         return False
 

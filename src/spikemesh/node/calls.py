@@ -21,10 +21,13 @@ from spikemesh.codec import (
     run_id,
 )
 from spikemesh.crdt import Genesis
-from spikemesh.errors import InvalidData, PeerUnreachable, SpikemeshError
+from spikemesh.errors import BlobGone, InvalidData, PeerUnreachable, SpikemeshError
 from spikemesh.transport import PeerAddress, Transport
 
 Reply = TypeVar("Reply")
+
+MISSING = "missing"
+"""The reason in a `Refused` for a blob that is not there."""
 
 REQUEST_TIMEOUT_S = 10.0
 SLOWEST_BYTES_PER_S = 64 * 1024
@@ -42,6 +45,8 @@ async def ask(
     """The peer's reply. `PeerUnreachable` when there is none or it refuses, `InvalidData` when it is something else."""
     data = await transport.request(peer, encode_message(message), timeout_s=timeout_s, max_reply_bytes=MAX_REPLY_BYTES)
     reply = decode_message(data)
+    if isinstance(reply, Refused) and reply.reason == MISSING:
+        raise BlobGone(f"peer {peer} refused: {reply.text}")
     if isinstance(reply, Refused):
         raise PeerUnreachable(f"peer {peer} refused: {reply.text}")
     if not isinstance(reply, expected):
@@ -59,16 +64,19 @@ async def fetch_genesis(transport: Transport, peer: PeerAddress, wanted_run_id: 
 
 
 async def fetch_blob(transport: Transport, sources: Sequence[PeerAddress], digest: bytes, num_bytes: int) -> bytes:
-    """A blob of exactly `num_bytes` by its BLAKE3, in parts, from the first of `sources` that can deliver it."""
+    """A blob of exactly `num_bytes` by its BLAKE3, in parts, from the first of `sources` that can deliver it.
+
+    `BlobGone` if none does and one of them answered that it does not hold it.
+    """
     reason: SpikemeshError | None = None
+    kind = PeerUnreachable
     for peer in sources:
         try:
             return await _fetch_from(transport, peer, digest, num_bytes)
         except (PeerUnreachable, InvalidData) as error:
             reason = error
-    raise PeerUnreachable(
-        f"none of {len(sources)} peers delivered blob {digest.hex()[:8]} ({num_bytes} bytes): {reason}"
-    )
+            kind = BlobGone if isinstance(error, BlobGone) else kind
+    raise kind(f"none of {len(sources)} peers delivered blob {digest.hex()[:8]} ({num_bytes} bytes): {reason}")
 
 
 async def _fetch_from(transport: Transport, peer: PeerAddress, digest: bytes, num_bytes: int) -> bytes:

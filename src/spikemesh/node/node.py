@@ -30,10 +30,10 @@ from spikemesh.codec import (
     encode_message,
 )
 from spikemesh.crdt import Record, SyncMessage
-from spikemesh.errors import BlobMissing, InvalidData, PeerUnreachable
+from spikemesh.errors import BlobMissing, Divergence, InvalidData, PeerUnreachable
 from spikemesh.node.admission import Admission
 from spikemesh.node.bucket import BucketGossip
-from spikemesh.node.calls import fetch_blob
+from spikemesh.node.calls import MISSING, fetch_blob
 from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
@@ -47,6 +47,10 @@ MAX_WELCOME_PEERS = 64
 MAX_GREETED = 16
 """Contacts greeted at once on the way in; the others are met by gossip."""
 SNAPSHOT_TRIES = 5
+CATCH_UP_PAUSE_S = 5.0
+LONGEST_CATCH_UP_PAUSE_S = 320.0
+"""Between two snapshots that a node which is behind takes over: the first, doubled while they do not help. Each may
+cost the whole sum, and whoever names a record and withholds its delta makes us ask."""
 SNAPSHOT_WORTH_BYTES = 2048
 """Of records, about eight, from which on a snapshot is smaller than their deltas, one by one."""
 
@@ -81,7 +85,12 @@ class Node:
         self.id = transport.address.id
         self.peers = PeerTable(self.id, clock, rng)
         self.admission = Admission(
-            ledger=ledger, transport=transport, peers=self.peers, offload=offload, changed=self._changed
+            ledger=ledger,
+            transport=transport,
+            peers=self.peers,
+            offload=offload,
+            changed=self._changed,
+            behind=self._fall_behind,
         )
         self.gossip = Gossip(
             config=gossip or GossipConfig(),
@@ -97,6 +106,8 @@ class Node:
         self.started_from_snapshot = False
         self.snapshots = SnapshotDesk(ledger)
         self.buckets: list[BucketGossip] = []
+        self._ahead: PeerAddress | None = None
+        self._is_behind = asyncio.Event()
 
     async def run(self) -> None:
         """Gossip until cancelled. Raises what the disk raises; a peer's faults never end it."""
@@ -104,8 +115,29 @@ class Node:
             group.create_task(self.gossip.push_forever())
             group.create_task(self.gossip.reconcile_forever())
             group.create_task(self.gossip.admit_forever())
+            group.create_task(self._catch_up_forever())
             for bucket in self.buckets:
                 group.create_task(bucket.run())
+
+    def _fall_behind(self, peer: PeerAddress) -> None:
+        self._ahead = peer  # one is enough: the next exchange names another if this one does not help
+        self._is_behind.set()
+
+    async def _catch_up_forever(self) -> None:
+        """After longer than the window without news, the deltas in between are kept by nobody: take a snapshot."""
+        pause_s = CATCH_UP_PAUSE_S
+        while True:
+            await self._is_behind.wait()
+            self._is_behind.clear()
+            assert self._ahead is not None
+            before = self.ledger.replica
+            try:
+                await self._adopt_snapshot(self._ahead)
+            except (PeerUnreachable, InvalidData, Divergence, BlobMissing) as error:
+                log.warning("behind, and no snapshot from %s: %s", self._ahead, error)
+            helped = self.ledger.replica is not before
+            pause_s = CATCH_UP_PAUSE_S if helped else min(2 * pause_s, LONGEST_CATCH_UP_PAUSE_S)
+            await self.clock.sleep(pause_s)
 
     def add_bucket(self, bucket: BucketGossip) -> None:
         """Exchange with a bucket too, from `enter` and `run` on: what comes by one way leaves by the other."""
@@ -113,8 +145,12 @@ class Node:
         self.admission.buckets.append(bucket)
 
     async def publish(self, record: Record, blobs: dict[bytes, bytes]) -> None:
-        """Make an own record part of the run: durable here first, then told to others."""
-        await self.admission.insert([record], blobs)
+        """Make an own record part of the run: durable here first, then told to others.
+
+        A retraction needs the bytes of what it takes back; beyond the window they may be kept by nobody any more.
+        Then `BlobMissing`, and nothing was published.
+        """
+        await self.admission.publish(record, blobs)
 
     async def enter(self, contacts: tuple[PeerAddress, ...]) -> int:
         """Greet `contacts`, look into the buckets, catch up with whoever answers; returns how many did.
@@ -144,16 +180,22 @@ class Node:
         return num_answered
 
     async def _adopt_snapshot(self, peer: PeerAddress) -> None:
-        """Take over a peer's sum, vouched for by another peer where one passed through the same set of records."""
+        """Take over a peer's sum, vouched for by another peer where one passed through the same set of records.
+
+        A newcomer that finds no voucher takes the newest; a node that has something to lose does not.
+        """
         for attempt in range(SNAPSHOT_TRIES):
             offer = await ask_for_offer(self.transport, peer, self.ledger)
-            if offer.records_bytes < SNAPSHOT_WORTH_BYTES:
+            if offer.records_bytes < SNAPSHOT_WORTH_BYTES and not len(self.ledger.replica.records):
                 return
             others = tuple(address for address in self.peers.addresses() if address.id != peer.id)
             self.num_vouchers = await vouchers(self.transport, others, offer)
             if self.num_vouchers or not others:
                 break
             await self.clock.sleep(0.2 * 2**attempt)
+        else:
+            if len(self.ledger.replica.records):
+                raise InvalidData(f"nobody vouches for the snapshot of {peer}")
         fetch = partial(fetch_blob, self.transport, [peer])
         await self.admission.adopt(await fetch_snapshot(fetch, self.ledger, offer))
         self.started_from_snapshot = True
@@ -208,7 +250,7 @@ class Node:
                 data=blobs.read_range(wanted.hash, wanted.offset, length), total_bytes=blobs.size(wanted.hash)
             )
         except BlobMissing:
-            return Refused(reason="missing", text=f"this node does not hold blob {wanted.hash.hex()[:8]}")
+            return Refused(reason=MISSING, text=f"this node does not hold blob {wanted.hash.hex()[:8]}")
 
     def _changed(self) -> None:
         self.gossip.announce()
