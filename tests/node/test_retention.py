@@ -160,6 +160,20 @@ def test_a_leftover_of_a_crash_goes_and_the_start_stays(tmp_path: Path) -> None:
         assert store.blobs.has(start) and not store.blobs.has(leftover)
 
 
+def test_a_snapshot_is_joined_from_the_side_whose_deltas_are_here(tmp_path: Path) -> None:
+    """The own side is nearer by count, and lacks a delta that nobody keeps: the sum starts from the snapshot then."""
+    mine, theirs = [contribution(2, seq) for seq in range(1, 11)], POOL[:3]
+    with Store.open(tmp_path / "a") as a, Store.open(tmp_path / "b") as b:
+        own, other = (Ledger.open(store, GENESIS, RUN_ID, THETA0, 0) for store in (a, b))
+        own.insert([record for record, _ in mine], {hash_of(record): delta for record, delta in mine})
+        other.insert([record for record, _ in theirs], {hash_of(record): delta for record, delta in theirs})
+        own.adopt(other.replica)
+        other.insert([record for record, _ in mine], {hash_of(record): delta for record, delta in mine})
+        assert own.replica.sum.digest == other.replica.sum.digest
+        again = Ledger.open(a, GENESIS, RUN_ID, THETA0, 0)
+        assert again.replica == own.replica
+
+
 async def publish_many(node: Node, author: int, first: int, last: int) -> list[Record]:
     records = []
     for seq in range(first, last + 1):

@@ -20,6 +20,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from blake3 import blake3
@@ -236,11 +237,9 @@ class BucketGossip:
             self._there.clear()
             genesis = self._ledger.genesis
             await self._calls.found(genesis, lambda: self._held(genesis.init_hash))
-        wanted: list[tuple[str, bytes]] = []
-        for author in await self._authors():
-            wanted += await self._compare(author, full)
-        self._rng.shuffle(wanted)  # so that one author's thousand useless records do not keep out another's
-        await self._take(wanted[:MAX_TAKEN])
+        wanted = [await self._compare(author, full) for author in await self._authors()]
+        in_turn = chain.from_iterable(zip_longest(*wanted))  # nobody's ten thousand records keep out another's one
+        await self._take([item for item in in_turn if item is not None][:MAX_TAKEN])
         if self._is_behind():
             await self.adopt_snapshot()
         await self._put_lacking()
