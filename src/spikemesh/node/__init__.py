@@ -1,7 +1,7 @@
 """A volunteer's node: gossip, anti-entropy, admission, identity, statistics. It runs without torch."""
 
 from spikemesh.node.bucket import BucketCalls, BucketConfig, BucketGossip
-from spikemesh.node.calls import ask, fetch_blob, fetch_genesis
+from spikemesh.node.calls import ask, fetch_genesis
 from spikemesh.node.clock import Clock, SystemClock
 from spikemesh.node.gossip import GossipConfig
 from spikemesh.node.identity import Identity
@@ -9,6 +9,7 @@ from spikemesh.node.ledger import WINDOW_BYTES, Ledger
 from spikemesh.node.node import Door, Node
 from spikemesh.node.peers import address_of
 from spikemesh.node.statistics import BucketStatistics, NodeStatistics, VolunteerStatistics
+from spikemesh.node.transfer import KeptParts, fetch_blob
 from spikemesh.node.volunteer import Plan, StepReport, Trainee, Update, Volunteer, run_round
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Door",
     "GossipConfig",
     "Identity",
+    "KeptParts",
     "Ledger",
     "Node",
     "NodeStatistics",

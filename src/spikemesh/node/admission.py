@@ -18,10 +18,10 @@ from blake3 import blake3
 from spikemesh.codec import decode_record, max_delta_bytes
 from spikemesh.crdt import Contribution, Record, Replica
 from spikemesh.errors import BlobGone, BlobMissing, InvalidData, StoreCorrupt, TransportError
-from spikemesh.node.calls import fetch_blob
 from spikemesh.node.clock import Offload
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import PeerTable
+from spikemesh.node.transfer import KeptParts, fetch_blob
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -61,6 +61,7 @@ class Admission:
         self._fetches = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
         self._in_flight: set[bytes] = set()
         self._refused: OrderedDict[bytes, None] = OrderedDict()
+        self._kept = KeptParts()
         self.buckets: list[BlobSource] = []
         self.num_refused = 0
         self.num_deltas_fetched = 0
@@ -167,7 +168,7 @@ class Admission:
         """From whoever told of it, if anybody did, then from other peers, then from the buckets."""
         peers = [source] if isinstance(source, PeerAddress) else []
         peers += [peer for peer in self._peers.addresses() if peer not in peers][:MAX_OTHER_SOURCES]
-        from_peers = partial(fetch_blob, self._transport, peers)
+        from_peers = partial(fetch_blob, self._transport, peers, kept=self._kept)
         buckets = sorted(self.buckets, key=lambda bucket: bucket is not source)
         ordered: list[Callable[[bytes, int], Awaitable[bytes]]] = [from_peers, *(bucket.blob for bucket in buckets)]
         if source in buckets:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
-
-from blake3 import blake3
 
 from spikemesh.codec import (
     MAX_PART_BYTES,
-    BlobPart,
     GenesisReply,
-    GetBlob,
     GetGenesis,
     Message,
     Refused,
@@ -21,7 +16,7 @@ from spikemesh.codec import (
     run_id,
 )
 from spikemesh.crdt import Genesis
-from spikemesh.errors import BlobGone, InvalidData, PeerUnreachable, SpikemeshError
+from spikemesh.errors import BlobGone, InvalidData, PeerUnreachable
 from spikemesh.transport import PeerAddress, Transport
 
 Reply = TypeVar("Reply")
@@ -61,35 +56,3 @@ async def fetch_genesis(transport: Transport, peer: PeerAddress, wanted_run_id: 
     if run_id(genesis) != wanted_run_id:
         raise InvalidData(f"peer {peer} sent the genesis of another run than {wanted_run_id.hex()[:8]}")
     return genesis
-
-
-async def fetch_blob(transport: Transport, sources: Sequence[PeerAddress], digest: bytes, num_bytes: int) -> bytes:
-    """A blob of exactly `num_bytes` by its BLAKE3, in parts, from the first of `sources` that can deliver it.
-
-    `BlobGone` if none does and one of them answered that it does not hold it.
-    """
-    reason: SpikemeshError | None = None
-    kind = PeerUnreachable
-    for peer in sources:
-        try:
-            return await _fetch_from(transport, peer, digest, num_bytes)
-        except (PeerUnreachable, InvalidData) as error:
-            reason = error
-            kind = BlobGone if isinstance(error, BlobGone) else kind
-    raise kind(f"none of {len(sources)} peers delivered blob {digest.hex()[:8]} ({num_bytes} bytes): {reason}")
-
-
-async def _fetch_from(transport: Transport, peer: PeerAddress, digest: bytes, num_bytes: int) -> bytes:
-    data = bytearray()
-    while len(data) < num_bytes:
-        wanted = min(MAX_PART_BYTES, num_bytes - len(data))
-        message = GetBlob(hash=digest, offset=len(data), length=wanted)
-        part = await ask(transport, peer, message, BlobPart, REQUEST_TIMEOUT_S + wanted / SLOWEST_BYTES_PER_S)
-        if part.total_bytes != num_bytes or len(part.data) != wanted:
-            raise InvalidData(
-                f"peer {peer} sent {len(part.data)} of {part.total_bytes} bytes, expected {wanted} of {num_bytes}"
-            )
-        data += part.data
-    if blake3(data).digest() != digest:
-        raise InvalidData(f"the blob that peer {peer} sent does not have the hash {digest.hex()[:8]}")
-    return bytes(data)

@@ -11,15 +11,20 @@ import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from blake3 import blake3
+
 from spikemesh.codec import (
     MAX_PART_BYTES,
+    PART_BYTES,
     BlobPart,
     GenesisReply,
     GetBlob,
     GetGenesis,
+    GetParts,
     GetSnapshot,
     Hello,
     Message,
+    Parts,
     PeerInfo,
     Refused,
     Vouch,
@@ -33,12 +38,13 @@ from spikemesh.crdt import Record, SyncMessage
 from spikemesh.errors import BlobMissing, Divergence, InvalidData, PeerUnreachable
 from spikemesh.node.admission import Admission
 from spikemesh.node.bucket import BucketGossip
-from spikemesh.node.calls import MISSING, fetch_blob
+from spikemesh.node.calls import MISSING
 from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import PeerTable, address_of
 from spikemesh.node.snapshot import SnapshotDesk, ask_for_offer, fetch_snapshot, vouchers
+from spikemesh.node.transfer import KeptParts, fetch_blob
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -51,6 +57,7 @@ CATCH_UP_PAUSE_S = 5.0
 LONGEST_CATCH_UP_PAUSE_S = 320.0
 """Between two snapshots that a node which is behind takes over: the first, doubled while they do not help. Each may
 cost the whole sum, and whoever names a record and withholds its delta makes us ask."""
+MAX_PART_LISTS = 64
 SNAPSHOT_WORTH_BYTES = 2048
 """Of records, about eight, from which on a snapshot is smaller than their deltas, one by one."""
 
@@ -108,6 +115,8 @@ class Node:
         self.buckets: list[BucketGossip] = []
         self._ahead: PeerAddress | None = None
         self._is_behind = asyncio.Event()
+        self._part_lists: dict[bytes, Parts] = {}
+        self._pieces = KeptParts()
 
     async def run(self) -> None:
         """Gossip until cancelled. Raises what the disk raises; a peer's faults never end it."""
@@ -196,9 +205,17 @@ class Node:
         else:
             if len(self.ledger.replica.records):
                 raise InvalidData(f"nobody vouches for the snapshot of {peer}")
-        fetch = partial(fetch_blob, self.transport, [peer])
-        await self.admission.adopt(await fetch_snapshot(fetch, self.ledger, offer))
+        await self.admission.adopt(await fetch_snapshot(partial(self._piece, peer), self.ledger, offer))
         self.started_from_snapshot = True
+        self._pieces = KeptParts()
+
+    async def _piece(self, peer: PeerAddress, digest: bytes, num_bytes: int) -> bytes:
+        """A piece of a snapshot; not again what an attempt that broke off, with this peer or another, had fetched."""
+        piece = self._pieces.get(digest)
+        if piece is None:
+            piece = await fetch_blob(self.transport, [peer], digest, num_bytes)
+            self._pieces.add(digest, piece)
+        return piece
 
     async def serve(self, peer_id: bytes, request: bytes) -> bytes:
         """The transport's handler: one request, one reply."""
@@ -214,6 +231,8 @@ class Node:
                 return self.gossip.answer_sync(peer_id, message)
             case GetBlob():
                 return await self.offload(self._blob_part, message)
+            case GetParts():
+                return await self.offload(self._parts, message)
             case Hello():
                 return self._welcome(peer_id, message)
             case GetGenesis() | GetSnapshot() if message.run_id != self.ledger.run_id:
@@ -251,6 +270,27 @@ class Node:
             )
         except BlobMissing:
             return Refused(reason=MISSING, text=f"this node does not hold blob {wanted.hash.hex()[:8]}")
+
+    def _parts(self, wanted: GetParts) -> Message:
+        """The hashes of a blob's parts. The last lists are remembered, so that asking again costs no reading."""
+        known = self._part_lists.get(wanted.hash)
+        if known is None:
+            held = self.snapshots.part(wanted.hash)
+            blobs = self.ledger.store.blobs
+            try:
+                num_bytes = blobs.size(wanted.hash) if held is None else len(held)
+                starts = range(0, num_bytes, PART_BYTES)
+                parts = (
+                    blobs.read_range(wanted.hash, n, PART_BYTES) if held is None else held[n : n + PART_BYTES]
+                    for n in starts
+                )
+                known = Parts(total_bytes=num_bytes, hashes=tuple(blake3(part).digest() for part in parts))
+            except BlobMissing:
+                return Refused(reason=MISSING, text=f"this node does not hold blob {wanted.hash.hex()[:8]}")
+            self._part_lists[wanted.hash] = known
+            while len(self._part_lists) > MAX_PART_LISTS:
+                self._part_lists.pop(next(iter(self._part_lists)), None)
+        return known
 
     def _changed(self) -> None:
         self.gossip.announce()

@@ -26,6 +26,7 @@ log = logging.getLogger("spikemesh.node")
 MAX_HELD = 2
 MAX_RECORDS_BYTES = 1 << 30
 MAX_VOUCHERS = 8
+PIECES_AT_ONCE = 4
 
 Fetch = Callable[[bytes, int], Awaitable[bytes]]
 """``await fetch(hash, num_bytes)`` is the blob of that hash and length."""
