@@ -16,6 +16,7 @@ what was seen and what to do. Plain misuse of the Python interface raises ``Valu
     │   └── BlobMissing      this node does not hold that blob: ask another one
     └── TransportError       moving bytes to a peer
         └── PeerUnreachable  this peer, now: try another one, or later
+            └── BlobGone     it answers, and holds those bytes no more: take its snapshot instead
 """
 
 from __future__ import annotations
@@ -71,3 +72,7 @@ class TransportError(SpikemeshError):
 
 class PeerUnreachable(TransportError):
     """This peer does not answer now; another may, or it may later."""
+
+
+class BlobGone(PeerUnreachable):
+    """A peer names a record whose blob it does not hold (any more): its snapshot stands for it."""

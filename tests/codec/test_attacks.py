@@ -59,11 +59,11 @@ def read_message(data: bytes) -> bytes:
 
 def read_ticket(data: bytes) -> bytes:
     try:
-        run_id, peer = decode_ticket(data.decode("latin-1"))
+        run_id, peer, buckets = decode_ticket(data.decode("latin-1"))
     except TicketError as error:
         raise InvalidData(str(error)) from error
     compact = "".join(data.decode("latin-1").split()).lower()  # the only liberty a reader has
-    return data if encode_ticket(run_id, peer) == compact else b"another ticket"
+    return data if encode_ticket(run_id, peer, buckets) == compact else b"another ticket"
 
 
 def read_file(data: bytes) -> bytes:
@@ -85,6 +85,7 @@ FORMATS: dict[str, tuple[Reader, bytes]] = {
     "hello": (read_message, encode_message(HELLO)),
     "sync": (read_message, encode_message(SYNC)),
     "ticket": (read_ticket, encode_ticket(RUN, HELLO.address).encode()),
+    "ticket with a bucket": (read_ticket, encode_ticket(RUN, HELLO.address, ("s3://name/folder",)).encode()),
     "file": (read_file, write_tensors({"a": np.arange(3, dtype=np.float32), "b": np.array([True, False])}, {"c": "d"})),
 }
 FORMAT_NAMES = list(FORMATS)
@@ -171,7 +172,7 @@ def test_flipped_bits(name: str) -> None:
         flipped = bytearray(good)
         flipped[position // 8] ^= 1 << position % 8
         read_as_another |= survives(read, bytes(flipped)) and bytes(flipped).lower() != good.lower()
-    assert read_as_another == (name not in ("contribution", "retraction", "ticket"))
+    assert read_as_another == (name not in ("contribution", "retraction", "ticket", "ticket with a bucket"))
 
 
 def test_a_flipped_bit_in_a_delta_is_never_the_same_value() -> None:

@@ -16,9 +16,11 @@ from spikemesh.codec import (
     GenesisReply,
     GetBlob,
     GetGenesis,
+    GetParts,
     GetSnapshot,
     Hello,
     Message,
+    Parts,
     PeerInfo,
     Refused,
     Snapshot,
@@ -54,6 +56,9 @@ MESSAGES: list[Message] = [
     GetBlob(hash=H, offset=1 << 40, length=MAX_PART_BYTES),
     BlobPart(data=b"", total_bytes=0),
     BlobPart(data=bytes(MAX_PART_BYTES), total_bytes=MAX_PART_BYTES),
+    GetParts(hash=H),
+    Parts(total_bytes=0, hashes=()),
+    Parts(total_bytes=1 << 36, hashes=(H,) * (1 << 16)),
     GetSnapshot(run_id=RUN),
     Snapshot(set_digest=H, sum_digest=H, records_hash=H, records_bytes=7, chunk_hashes=(H,) * MAX_CHUNKS),
     Vouch(set_digest=H),
@@ -100,8 +105,8 @@ def test_ticket_round_trip(run: bytes, peer_id: bytes, address: object, port: in
     peer = PeerInfo(id=peer_id, addresses=(f"{host}:{port}",))
     ticket = encode_ticket(run, peer)
     assert set(ticket) <= set(string.ascii_lowercase + string.digits)
-    assert decode_ticket(ticket) == (run, peer)
-    assert decode_ticket(f"  {ticket[:50].upper()}\n  {ticket[50:]}\n") == (run, peer)
+    assert decode_ticket(ticket) == (run, peer, ())
+    assert decode_ticket(f"  {ticket[:50].upper()}\n  {ticket[50:]}\n") == (run, peer, ())
 
 
 def test_golden_ticket() -> None:
@@ -111,7 +116,7 @@ def test_golden_ticket() -> None:
         "lbu6lbeuyqqog7pxdqi25uotmh73ews3sw6mp7s5hyb3rnvlqsxbg237wdgrkvgeeab2cb576phbbpq5odorrz2lyc"
         "mwpzgwgcn2kdk7dxoimzaskuy3revoge4telrqfyzc4nz2gq2dgm5slmzdambrhjsgeob2hi3v2orugqzthqa"
     )
-    assert decode_ticket(ticket) == (RUN, HELLO.address)
+    assert decode_ticket(ticket) == (RUN, HELLO.address, ())
 
 
 def test_a_mistyped_ticket_is_a_clear_error() -> None:
@@ -142,3 +147,23 @@ def test_a_ticket_that_could_not_be_read_is_not_made() -> None:
     ):
         with pytest.raises(ValueError, match="no ticket"):
             encode_ticket(run, peer)
+
+
+def test_a_ticket_carries_buckets_that_everybody_can_reach_and_no_keys() -> None:
+    buckets = ("s3://name/folder", "hf://datasets/someone/run")
+    assert decode_ticket(encode_ticket(RUN, PeerInfo(id=AUTHOR), buckets)) == (RUN, PeerInfo(id=AUTHOR), buckets)
+    for bad in (
+        "/mnt/shared",
+        "file:///etc",
+        "http://10.0.0.1/x",
+        "ssh://host/x",
+        "zip::s3://a/b",
+        "s3://key:secret@a/b",
+        "s3://a/../b",
+        "s3://a?x=1",
+        "s3://" + "a" * 300,
+    ):
+        with pytest.raises(ValueError, match="no ticket"):
+            encode_ticket(RUN, PeerInfo(id=AUTHOR), (bad,))
+    with pytest.raises(ValueError, match="no ticket"):
+        encode_ticket(RUN, PeerInfo(id=AUTHOR), buckets * 3)

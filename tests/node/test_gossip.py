@@ -98,6 +98,46 @@ def test_a_newcomer_takes_a_vouched_snapshot_instead_of_the_history(tmp_path: Pa
     in_world(tmp_path, story)
 
 
+def test_a_newcomer_downloads_one_snapshot_and_little_else(tmp_path: Path) -> None:
+    """Bytes are counted: records and sum once, not the history of 200 deltas, before it could train."""
+
+    async def story(world: World) -> None:
+        first = await world.start(1)
+        second = await world.start(2, first)
+        for seq in range(1, 201):
+            await publish(first, *contribution(1, seq))
+        await world.until_equal(first, second)
+        offer = first.snapshots.offer()
+        snapshot_bytes = offer.records_bytes + 8 * 300
+        history_bytes = sum(len(make_delta(1000 + seq)) for seq in range(1, 201))
+        newcomer = await world.start(3, first)  # returns when it has what it needs to train
+        assert digests(newcomer) == digests(first)
+        received = newcomer.transport.statistics().wire_received_bytes
+        assert snapshot_bytes < received < snapshot_bytes + 4096 < history_bytes
+        assert newcomer.admission.num_deltas_fetched == 0
+
+    in_world(tmp_path, story)
+
+
+def test_a_snapshot_that_breaks_off_is_not_fetched_twice(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first = await world.start(1)
+        second = await world.start(2, first)
+        for seq in range(1, 101):
+            await publish(first, *contribution(1, seq))
+        await world.until_equal(first, second)
+        offer = first.snapshots.offer()
+        third = await world.start(3)
+        await third._piece(first.transport.address, offer.records_hash, offer.records_bytes)
+        await world.stop(1)  # breaks off here; the other peer offers the same pieces
+        before = third.transport.statistics().wire_received_bytes
+        await third._adopt_snapshot(second.transport.address)
+        assert digests(third) == digests(second)
+        assert third.transport.statistics().wire_received_bytes - before < offer.records_bytes
+
+    in_world(tmp_path, story)
+
+
 def test_a_retraction_undoes_to_the_bit_also_where_the_delta_never_was(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         first = await world.start(1)

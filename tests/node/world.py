@@ -24,7 +24,7 @@ from spikemesh.codec import (
     sign_record,
 )
 from spikemesh.crdt import Contribution, Genesis, Record, Retraction, TensorSpec
-from spikemesh.node import Identity, Ledger, Node
+from spikemesh.node import WINDOW_BYTES, Identity, Ledger, Node
 from spikemesh.node.clock import inline
 from spikemesh.store import Store
 from spikemesh.transport import Link, MemoryNetwork, MemoryTransport
@@ -110,18 +110,26 @@ class World:
         for number in list(self._open):
             await self.stop(number)
 
-    async def start(self, number: int, *contacts: Node, folder: str | None = None) -> Node:
+    async def start(
+        self,
+        number: int,
+        *contacts: Node,
+        folder: str | None = None,
+        prepare: Callable[[Node], None] = lambda node: None,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> Node:
         """Node `number`, from its folder if it has one, in touch with `contacts`, gossiping."""
         stack = AsyncExitStack()
         store = stack.enter_context(Store.open(self.folder / (folder or f"node-{number}")))
         transport = MemoryTransport(self.network, id=identity(number).id)
         node = Node(
-            ledger=Ledger.open(store, GENESIS, RUN_ID, THETA0),
+            ledger=Ledger.open(store, GENESIS, RUN_ID, THETA0, window_bytes),
             transport=transport,
             clock=self.clock,
             rng=random.Random(number),
             offload=inline,
         )
+        prepare(node)
         await transport.start(node.serve)
         stack.push_async_callback(transport.close)
         running = asyncio.ensure_future(node.run())

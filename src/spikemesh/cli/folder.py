@@ -5,6 +5,7 @@ identity.key        this volunteer's secret key
 node.sqlite blobs/  the store
 trainee/            the trainer's own state, per published round
 peers.json          where other nodes were last seen
+buckets.json        folders that others can reach too; never a key
 ticket              what others join with, while the node runs
 status.json         the node's statistics, twice a second
 model.safetensors   the merged model, renewed every minute and at the end
@@ -97,6 +98,18 @@ class RunFolder:
     def set_peers(self, peers: tuple[PeerAddress, ...]) -> None:
         stored = [_StoredPeer(peer.id.hex(), peer.addresses, peer.relay_url) for peer in peers]
         write_file_atomic(self.path / "peers.json", msgspec.json.encode(stored))
+
+    def buckets(self) -> tuple[str, ...]:
+        """The buckets that this node exchanges with. A damaged file is none: they are named again when joining."""
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            return tuple(msgspec.json.decode((self.path / "buckets.json").read_bytes(), type=list[str]))
+        return ()
+
+    def add_buckets(self, urls: tuple[str, ...]) -> None:
+        known = tuple(dict.fromkeys((*self.buckets(), *urls)))
+        if known != self.buckets():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_file_atomic(self.path / "buckets.json", msgspec.json.encode(known))
 
     def bind(self, wanted: str) -> str:
         """`wanted` as host:port; for port 0, any, the one this node had the last time."""

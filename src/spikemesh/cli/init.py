@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import print as show
@@ -11,6 +12,10 @@ from rich import print as show
 from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.presets import PRESET_OPTION, find_preset
 from spikemesh.errors import TicketError
+
+BUCKET_OPTION: Any = typer.Option(
+    help="A folder all can reach: a path on a shared disk, or a URL such as s3://name/folder. Repeat it for more."
+)
 
 CALIBRATION_WINDOWS = 16
 """Training windows on which the start is calibrated."""
@@ -25,6 +30,7 @@ def init(
     name: Annotated[str, typer.Option(help="What people call the run.")] = "spikemesh",
     preset: Annotated[str, PRESET_OPTION] = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same start.")] = 0,
+    bucket: Annotated[list[str] | None, BUCKET_OPTION] = None,
 ) -> None:
     """Create a run: its model, its rules and its start. `spikemesh join FOLDER` then starts its first node."""
     run = RunFolder(folder)
@@ -32,9 +38,43 @@ def init(
         raise TicketError(
             f"{folder} already holds a run. Start its node with `spikemesh join {folder}`, or choose another folder."
         )
+    buckets = bucket_urls(bucket)
     create_run(run, data=data, name=name, preset=preset, seed=seed)
+    run.add_buckets(buckets)
     show(f"run [bold]{run.run_id().hex()}[/bold] in {folder}")
     show(f"start its first node with: spikemesh join {folder}")
+    if buckets:
+        print(f"ticket {asyncio.run(_put_into_buckets(run))}")
+
+
+def bucket_urls(given: list[str] | None) -> tuple[str, ...]:
+    """The buckets as they are kept: paths made absolute; an error about the arguments for one that is none."""
+    from spikemesh.transport.bucket import Bucket
+
+    urls = tuple(url if "://" in url else str(Path(url).absolute()) for url in given or ())
+    for url in urls:
+        try:
+            Bucket(url)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--bucket") from error
+    return urls
+
+
+async def _put_into_buckets(run: RunFolder) -> str:
+    """Put the run's description and start where others can get them with no node running; returns their ticket."""
+    from spikemesh.cli.session import make_ticket, open_bucket
+    from spikemesh.node import Identity
+    from spikemesh.store import Store
+    from spikemesh.transport import PeerAddress
+
+    genesis = run.genesis()
+    with Store.open(run.path, create=False) as store:
+        founder = Identity.load_or_create(run.path)
+        for url in run.buckets():
+            await open_bucket(url, run.run_id()).found(
+                genesis, lambda: asyncio.to_thread(store.blobs.get, genesis.init_hash)
+            )
+    return make_ticket(run, PeerAddress(id=founder.id))
 
 
 def create_run(run: RunFolder, *, data: Path | None, name: str, preset: str, seed: int) -> None:

@@ -15,6 +15,7 @@ import typer
 from rich.logging import RichHandler
 
 from spikemesh.cli.folder import RunFolder
+from spikemesh.cli.init import BUCKET_OPTION, bucket_urls
 from spikemesh.cli.model import build_model, save_model
 from spikemesh.codec import decode_ticket
 from spikemesh.errors import TicketError
@@ -53,6 +54,13 @@ def join(
     seed: Annotated[int, typer.Option(help="Order of the training text.")] = 0,
     bind: Annotated[str, typer.Option(help="ip:port to listen on; port 0 takes any.", callback=_bind)] = "0.0.0.0:0",
     threads: Annotated[int, typer.Option(help="Processor threads for training; 0 leaves it to torch.")] = 0,
+    bucket: Annotated[list[str] | None, BUCKET_OPTION] = None,
+    keep_gb: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="GB of the newest deltas to keep for others; at most twice that is on the disk. Default: 4."
+        ),
+    ] = None,
     train: Annotated[bool, typer.Option(help="Train; --no-train only keeps and passes on.")] = True,
     verbose: Annotated[bool, typer.Option(help="Say more.")] = False,
 ) -> None:
@@ -63,16 +71,30 @@ def join(
         handlers=[RichHandler(show_path=False)],
     )
     part = parse_shard(shard)
-    contact = None
+    contact, buckets = None, bucket_urls(bucket)
     if Path(run).is_dir():
         place = RunFolder.existing(Path(run))
     else:
-        run_id, peer = decode_ticket(run)
+        run_id, peer, named = decode_ticket(run)
         contact = run_id, address_of(peer)
+        buckets = (*buckets, *named)
         place = RunFolder(folder or Path("runs") / contact[0].hex()[:12])
         if place.has_genesis and place.run_id() != contact[0]:
             raise TicketError(f"{place.path} belongs to another run than this ticket. Choose another --folder.")
-    asyncio.run(_join(place, contact, data=data, shard=part, seed=seed, bind=bind, threads=threads, train=train))
+    place.add_buckets(buckets)
+    asyncio.run(
+        _join(
+            place,
+            contact,
+            data=data,
+            shard=part,
+            seed=seed,
+            bind=bind,
+            threads=threads,
+            keep_bytes=None if keep_gb is None else int(keep_gb * 1e9),
+            train=train,
+        )
+    )
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -92,11 +114,12 @@ async def _join(
     seed: int,
     bind: str,
     threads: int,
+    keep_bytes: int | None,
     train: bool,
 ) -> None:
     from spikemesh.cli.session import open_session
 
-    async with open_session(place, contact=contact, bind=bind) as session:
+    async with open_session(place, contact=contact, bind=bind, keep_bytes=keep_bytes) as session:
         print(f"run    {session.node.ledger.run_id.hex()}")
         print(f"node   {session.node.id.hex()}")
         print(f"ticket {session.ticket}", flush=True)

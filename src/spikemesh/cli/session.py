@@ -7,20 +7,26 @@ import contextlib
 import math
 import random
 import resource
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from spikemesh.cli.folder import RunFolder
-from spikemesh.codec import encode_ticket, read_tensors, run_id
+from spikemesh.codec import encode_ticket, portable, read_tensors, run_id
 from spikemesh.crdt import Genesis
-from spikemesh.errors import PeerUnreachable, StoreCorrupt
+from spikemesh.errors import InvalidData, PeerUnreachable, StoreCorrupt, TransportError
 from spikemesh.files import write_file_atomic
 from spikemesh.node import (
+    WINDOW_BYTES,
+    BucketCalls,
+    BucketConfig,
+    BucketGossip,
     Door,
     Identity,
     Ledger,
@@ -33,6 +39,7 @@ from spikemesh.node import (
 )
 from spikemesh.store import Store
 from spikemesh.transport import Metered, PeerAddress, Transport
+from spikemesh.transport.bucket import Bucket
 from spikemesh.transport.p2p import P2PTransport
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -40,7 +47,16 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 Contact = tuple[bytes, PeerAddress]
 """(run id, where to find one of its nodes)."""
 
+Got = TypeVar("Got")
+
 STATUS_PERIOD_S = 0.5
+
+BUCKET_THREADS = 4
+"""Of a bucket's own, so that one that hangs takes no thread from the node's disk."""
+
+SHARED_FOLDER = BucketConfig(period_s=1.0, longest_period_s=5.0)
+REMOTE = BucketConfig(period_s=5.0, longest_period_s=60.0)
+"""Looks into a remote bucket cost money: one listing per author and a few more."""
 
 
 class _Totals(msgspec.Struct, frozen=True):
@@ -79,7 +95,7 @@ class Session:
 
     @property
     def ticket(self) -> str:
-        return encode_ticket(self.node.ledger.run_id, self.node.transport.address)
+        return make_ticket(self.folder, self.node.transport.address)
 
     def statistics(self, volunteer: Volunteer | None) -> NodeStatistics:
         node, before = self.node, self.before
@@ -105,6 +121,7 @@ class Session:
             num_starts=before.num_starts + 1,
             started_from_snapshot=before.started_from_snapshot or node.started_from_snapshot,
             num_vouchers=max(before.num_vouchers, node.num_vouchers),
+            buckets=tuple(bucket.statistics() for bucket in node.buckets),
             volunteer=volunteer.statistics() if volunteer is not None else None,
         )
 
@@ -123,10 +140,25 @@ class Session:
             self.folder.set_peers(known)
 
 
+def make_ticket(folder: RunFolder, peer: PeerAddress) -> str:
+    """A ticket of this run, with those of its buckets that mean the same on another machine."""
+    return encode_ticket(folder.run_id(), peer, tuple(filter(portable, folder.buckets())))
+
+
+def open_bucket(url: str, wanted_run_id: bytes) -> BucketCalls:
+    """The folder of one run in a bucket, with threads of its own."""
+    threads = ThreadPoolExecutor(BUCKET_THREADS, thread_name_prefix="bucket")
+    offload = partial(asyncio.get_running_loop().run_in_executor, threads)
+    return BucketCalls(Bucket(f"{url.rstrip('/')}/{wanted_run_id.hex()}"), offload)  # type: ignore[arg-type]
+
+
 @contextlib.asynccontextmanager
-async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str) -> AsyncIterator[Session]:
+async def open_session(
+    folder: RunFolder, *, contact: Contact | None, bind: str, keep_bytes: int | None = None
+) -> AsyncIterator[Session]:
     """Open the node of `folder`; with a contact (run id, address), first get from it what is not here yet.
 
+    `keep_bytes` of deltas are kept for others; None is what was said the last time, or the default.
     On the way out the sum is saved, so that nothing has to be folded again.
     """
     before = _Totals.of(folder.statistics())
@@ -137,10 +169,25 @@ async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str)
         await transport.start(door)
         folder.set_port(transport.address)
         try:
-            genesis = await _genesis(folder, transport, contact)
-            start = await _start_tensors(store, transport, genesis, contact)
-            ledger = await asyncio.to_thread(Ledger.open, store, genesis, run_id(genesis), start["theta0"])
+            wanted = folder.run_id() if contact is None else contact[0]
+            buckets = [open_bucket(url, wanted) for url in folder.buckets()]
+            genesis = await _genesis(folder, transport, buckets, contact)
+            start = await _start_tensors(store, transport, buckets, genesis, contact)
+            window_bytes = _window_bytes(store, keep_bytes)
+            ledger = await asyncio.to_thread(
+                Ledger.open, store, genesis, run_id(genesis), start["theta0"], window_bytes
+            )
             node = Node(ledger=ledger, transport=transport, clock=SystemClock(), rng=random.Random(identity.id))
+            for url, calls in zip(folder.buckets(), buckets, strict=True):
+                node.add_bucket(
+                    BucketGossip(
+                        calls=calls,
+                        node=node,
+                        private_key=identity.private_key,
+                        rng=random.Random(identity.id),
+                        config=REMOTE if portable(url) else SHARED_FOLDER,
+                    )
+                )
             door.open_to(node.serve)
             session = Session(folder=folder, identity=identity, node=node, start=start, before=before)
             write_file_atomic(folder.ticket_path, session.ticket.encode() + b"\n")
@@ -153,24 +200,50 @@ async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str)
             await transport.close()
 
 
-async def _genesis(folder: RunFolder, transport: Transport, contact: Contact | None) -> Genesis:
+def _window_bytes(store: Store, said: int | None) -> int:
+    """What the volunteer says, else said the last time: the same command goes on."""
+    if said is not None:
+        store.set_value("window_bytes", str(said).encode())
+        return said
+    before = store.get_value("window_bytes")
+    return WINDOW_BYTES if before is None else int(before)
+
+
+async def _genesis(
+    folder: RunFolder, transport: Transport, buckets: list[BucketCalls], contact: Contact | None
+) -> Genesis:
     if folder.has_genesis or contact is None:
         return folder.genesis()
-    genesis = await fetch_genesis(transport, contact[1], contact[0])
+    genesis = await _first_of(
+        *(partial(bucket.genesis, contact[0]) for bucket in buckets),
+        partial(fetch_genesis, transport, contact[1], contact[0]),
+    )
     folder.set_genesis(genesis)
     return genesis
 
 
-async def _start_tensors(store: Store, transport: Transport, genesis: Genesis, contact: Contact | None) -> Tensors:
+async def _start_tensors(
+    store: Store, transport: Transport, buckets: list[BucketCalls], genesis: Genesis, contact: Contact | None
+) -> Tensors:
     if not store.blobs.has(genesis.init_hash):
-        if contact is None:
+        wanted = genesis.init_hash, genesis.init_bytes
+        sources = [partial(bucket.blob, *wanted) for bucket in buckets]
+        if contact is not None:
+            sources.append(partial(fetch_blob, transport, [contact[1]], *wanted))
+        if not sources:
             raise StoreCorrupt(
                 f"{store.folder} lacks the weights that the run started with. Join again with a ticket: they come back."
             )
-        store.blobs.put_verified(
-            genesis.init_hash, await fetch_blob(transport, [contact[1]], genesis.init_hash, genesis.init_bytes)
-        )
+        store.blobs.put_verified(genesis.init_hash, await _first_of(*sources))
     return read_tensors(store.blobs.get(genesis.init_hash), expected=start_layout(genesis))
+
+
+async def _first_of(*sources: Callable[[], Awaitable[Got]]) -> Got:
+    """What the first source gives that gives anything; the last one's error if none does."""
+    for source in sources[:-1]:
+        with contextlib.suppress(TransportError, InvalidData):
+            return await source()
+    return await sources[-1]()
 
 
 def start_layout(genesis: Genesis) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
@@ -191,6 +264,7 @@ async def enter_run(session: Session, contact: Contact | None) -> int:
     answered = await session.node.enter(tuple(contacts.values()))
     if contact is not None and not answered and not len(session.node.ledger.replica.records):
         raise PeerUnreachable(
-            f"nobody of {len(contacts)} known peers answers. Ask for a fresh ticket of a running node."
+            f"nobody of {len(contacts)} known peers answers, and no bucket. Ask for a fresh ticket of a running node, "
+            "or name a bucket with --bucket."
         )
     return answered

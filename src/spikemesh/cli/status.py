@@ -43,6 +43,10 @@ def _table(run: RunFolder, s: NodeStatistics) -> Table:
         ("traffic", f"{s.sent_bytes / 1e6:.2f} MB sent, {s.received_bytes / 1e6:.2f} MB received"),
         ("disk, memory", f"{s.stored_bytes / 1e6:.1f} MB of blobs, {s.peak_rss_bytes / 1e6:.0f} MB at most"),
     ]
+    rows += [
+        (b.url, f"{b.num_put} records put, {b.num_taken} taken" + (f"; {b.problem}" if b.problem else ""))
+        for b in s.buckets
+    ]
     if (v := s.volunteer) is not None:
         loss = "-" if v.loss is None else f"{v.loss:.3f} nats per byte"
         rows.append(

@@ -4,6 +4,7 @@
     GetGenesis   -> GenesisReply    the run's description, by its id
     SyncMessage  -> SyncMessage     crdt.sync carries what it says
     GetBlob      -> BlobPart        a part of a blob, by its hash
+    GetParts     -> Parts           the hashes of a large blob's parts, so that each can be checked when it comes
     GetSnapshot  -> Snapshot        the names of a replica's pieces; they are fetched as blobs
     Vouch        -> Vouched         the sum digest you had when your records had this digest
     anything     -> Refused         why not
@@ -30,6 +31,9 @@ PROTOCOL_VERSION = 1
 MAX_PART_BYTES = 4 << 20
 """Of a blob in one message."""
 
+PART_BYTES = 1 << 20
+"""Of a large blob, in `Parts`: each but the last has as many."""
+
 MAX_MESSAGE_BYTES = MAX_PART_BYTES + (64 << 10)
 MAX_SYNC_RECORDS_BYTES = 1 << 20
 MAX_SYNC_RECORDS = 8192
@@ -37,6 +41,7 @@ MAX_SYNC_AUTHORS = 65_536
 MAX_ADDRESSES = 16
 MAX_PEERS = 64
 MAX_CHUNKS = MAX_COORDINATES // CHUNK_COORDINATES
+MAX_PARTS = 1 << 16
 MAX_TEXT_CHARS = 1024
 
 URL_CHARS = frozenset(map(chr, range(33, 127)))
@@ -87,6 +92,17 @@ class BlobPart(msgspec.Struct, frozen=True, kw_only=True, tag="blob", forbid_unk
     total_bytes: Size
 
 
+class GetParts(msgspec.Struct, frozen=True, kw_only=True, tag="get_parts", forbid_unknown_fields=True):
+    hash: Hash
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True, tag="parts", forbid_unknown_fields=True):
+    """What the sender says the parts of `PART_BYTES` hash to; the whole blob's hash proves it in the end."""
+
+    total_bytes: Size
+    hashes: Annotated[tuple[Hash, ...], Meta(max_length=MAX_PARTS)]
+
+
 class GetSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag="get_snapshot", forbid_unknown_fields=True):
     run_id: Hash
 
@@ -134,6 +150,8 @@ _Plain = (
     | GenesisReply
     | GetBlob
     | BlobPart
+    | GetParts
+    | Parts
     | GetSnapshot
     | Snapshot
     | Vouch

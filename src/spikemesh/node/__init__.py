@@ -1,20 +1,28 @@
 """A volunteer's node: gossip, anti-entropy, admission, identity, statistics. It runs without torch."""
 
-from spikemesh.node.calls import ask, fetch_blob, fetch_genesis
+from spikemesh.node.bucket import BucketCalls, BucketConfig, BucketGossip
+from spikemesh.node.calls import ask, fetch_genesis
 from spikemesh.node.clock import Clock, SystemClock
 from spikemesh.node.gossip import GossipConfig
 from spikemesh.node.identity import Identity
-from spikemesh.node.ledger import Ledger
+from spikemesh.node.ledger import WINDOW_BYTES, Ledger
 from spikemesh.node.node import Door, Node
 from spikemesh.node.peers import address_of
-from spikemesh.node.statistics import NodeStatistics, VolunteerStatistics
+from spikemesh.node.statistics import BucketStatistics, NodeStatistics, VolunteerStatistics
+from spikemesh.node.transfer import KeptParts, fetch_blob
 from spikemesh.node.volunteer import Plan, StepReport, Trainee, Update, Volunteer, run_round
 
 __all__ = [
+    "WINDOW_BYTES",
+    "BucketCalls",
+    "BucketConfig",
+    "BucketGossip",
+    "BucketStatistics",
     "Clock",
     "Door",
     "GossipConfig",
     "Identity",
+    "KeptParts",
     "Ledger",
     "Node",
     "NodeStatistics",

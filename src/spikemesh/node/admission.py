@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Protocol
 
 from blake3 import blake3
 
 from spikemesh.codec import decode_record, max_delta_bytes
 from spikemesh.crdt import Contribution, Record, Replica
-from spikemesh.errors import BlobMissing, InvalidData, PeerUnreachable, StoreCorrupt
-from spikemesh.node.calls import fetch_blob
+from spikemesh.errors import BlobGone, BlobMissing, InvalidData, StoreCorrupt, TransportError
 from spikemesh.node.clock import Offload
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import PeerTable
+from spikemesh.node.transfer import KeptParts, fetch_blob
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -31,8 +33,17 @@ MAX_OTHER_SOURCES = 3
 MAX_REFUSED = 65_536
 
 
+class BlobSource(Protocol):
+    """Where deltas lie beside the peers: a bucket."""
+
+    async def blob(self, digest: bytes, num_bytes: int) -> bytes:
+        """The blob of that hash and length; `TransportError` when it cannot be had now."""
+        ...
+
+
 class Admission:
-    """Serialises what changes the ledger. `changed` is called after each insert."""
+    """Serialises what changes the ledger. `changed` is called after each insert, `behind` with a peer that told of a
+    record whose delta nobody keeps any more."""
 
     def __init__(
         self,
@@ -42,17 +53,20 @@ class Admission:
         peers: PeerTable,
         offload: Offload,
         changed: Callable[[], None],
+        behind: Callable[[PeerAddress], None],
     ) -> None:
         self._ledger, self._transport, self._peers = ledger, transport, peers
-        self._offload, self._changed = offload, changed
+        self._offload, self._changed, self._behind = offload, changed, behind
         self._lock = asyncio.Lock()
         self._fetches = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
         self._in_flight: set[bytes] = set()
         self._refused: OrderedDict[bytes, None] = OrderedDict()
+        self._kept = KeptParts()
+        self.buckets: list[BlobSource] = []
         self.num_refused = 0
         self.num_deltas_fetched = 0
 
-    async def admit(self, wires: Iterable[bytes], source: PeerAddress) -> None:
+    async def admit(self, wires: Iterable[bytes], source: PeerAddress | BlobSource) -> None:
         """Take in what `source` sent. Invalid records are dropped; one whose blob nobody delivers may come again."""
         new = [wire for wire in wires if self._claim(wire)]
         try:
@@ -61,6 +75,21 @@ class Admission:
                 await self._take(records[start : start + MAX_BATCH_RECORDS], source)
         finally:
             self._in_flight.difference_update(blake3(wire).digest() for wire in new)
+
+    async def publish(self, record: Record, blobs: dict[bytes, bytes]) -> None:
+        """`insert` for an own record, with whatever else it needs fetched first; `BlobMissing` if nobody has that."""
+        for contribution in self._ledger.needed([record]):
+            if contribution.delta_hash not in blobs:
+                try:
+                    blob = await self._blob(contribution.delta_hash, contribution.delta_bytes, None)
+                except TransportError as error:
+                    raise BlobMissing(
+                        f"The delta {contribution.delta_hash.hex()[:8]} that this record takes back is kept by nobody "
+                        "who answers, so it counts for good. Retract earlier, or keep more (--keep-gb)."
+                    ) from error
+                await self._offload(self._ledger.check_blob, contribution, blob)
+                blobs = {**blobs, contribution.delta_hash: blob}
+        await self.insert([record], blobs)
 
     async def insert(self, records: list[Record], blobs: dict[bytes, bytes]) -> None:
         """Make checked records and blobs durable and part of the replica; on disk before it returns."""
@@ -75,7 +104,7 @@ class Admission:
         self._in_flight.add(digest)
         return True
 
-    def _decode(self, wire: bytes, source: PeerAddress) -> Record | None:
+    def _decode(self, wire: bytes, source: PeerAddress | BlobSource) -> Record | None:
         try:
             record = decode_record(wire, run_id=self._ledger.run_id)
             if isinstance(record.body, Contribution):
@@ -85,7 +114,7 @@ class Admission:
                 if record.body.delta_bytes > limit:
                     raise InvalidData(f"a delta of {record.body.delta_bytes} bytes; this run's have at most {limit}")
         except InvalidData as error:
-            self._refuse(blake3(wire).digest(), f"record from peer {source}", error)
+            self._refuse(blake3(wire).digest(), f"record from {source}", error)
             return None
         return None if record in self._ledger.replica.records else record
 
@@ -95,7 +124,7 @@ class Admission:
             await self._offload(self._ledger.adopt, snapshot)
         self._changed()
 
-    async def _take(self, records: list[Record], source: PeerAddress) -> None:
+    async def _take(self, records: list[Record], source: PeerAddress | BlobSource) -> None:
         needed = self._ledger.needed(records)
         fetched = await asyncio.gather(*(self._fetch(contribution, source) for contribution in needed))
         blobs = {c.delta_hash: blob for c, blob in zip(needed, fetched, strict=True) if blob is not None}
@@ -115,16 +144,18 @@ class Admission:
                 ready.append(record)
         return ready
 
-    async def _fetch(self, contribution: Contribution, source: PeerAddress) -> bytes | None:
+    async def _fetch(self, contribution: Contribution, source: PeerAddress | BlobSource) -> bytes | None:
         """The checked blob of a contribution, or None when it could not be had now."""
-        others = [peer for peer in self._peers.addresses() if peer.id != source.id][:MAX_OTHER_SOURCES]
         async with self._fetches:
             try:
-                blob = await fetch_blob(
-                    self._transport, [source, *others], contribution.delta_hash, contribution.delta_bytes
-                )
+                blob = await self._blob(contribution.delta_hash, contribution.delta_bytes, source)
                 await self._offload(self._ledger.check_blob, contribution, blob)
-            except PeerUnreachable as error:
+            except BlobGone as error:
+                log.info("beyond the window: %s", error)
+                if isinstance(source, PeerAddress):
+                    self._behind(source)
+                return None
+            except TransportError as error:
                 log.info("waiting for a delta: %s", error)
                 return None
             except InvalidData as error:
@@ -132,6 +163,24 @@ class Admission:
                 return None
         self.num_deltas_fetched += 1
         return blob
+
+    async def _blob(self, digest: bytes, num_bytes: int, source: PeerAddress | BlobSource | None) -> bytes:
+        """From whoever told of it, if anybody did, then from other peers, then from the buckets."""
+        peers = [source] if isinstance(source, PeerAddress) else []
+        peers += [peer for peer in self._peers.addresses() if peer not in peers][:MAX_OTHER_SOURCES]
+        from_peers = partial(fetch_blob, self._transport, peers, kept=self._kept)
+        buckets = sorted(self.buckets, key=lambda bucket: bucket is not source)
+        ordered: list[Callable[[bytes, int], Awaitable[bytes]]] = [from_peers, *(bucket.blob for bucket in buckets)]
+        if source in buckets:
+            ordered[:2] = reversed(ordered[:2])
+        reason: TransportError | None = None
+        for fetch in ordered:
+            try:
+                return await fetch(digest, num_bytes)
+            except TransportError as error:
+                reason = reason if isinstance(reason, BlobGone) else error
+        assert reason is not None
+        raise reason
 
     def _refuse(self, digest: bytes, what: str, error: InvalidData) -> None:
         """Never look at this record or delta again. The reasons are the same for everybody, so nobody holds it."""

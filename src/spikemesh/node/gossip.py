@@ -155,6 +155,7 @@ class Gossip:
         """Same records and another sum: a bug, bad memory or a lie, here or there, that must not pass in silence."""
         mine = self._ledger.vouch(message.set_digest)
         if mine in (None, message.sum_digest):
+            self._ledger.confirm(message.set_digest)
             self.diverged.discard(peer.address.id)
             return
         if peer.address.id not in self.diverged:

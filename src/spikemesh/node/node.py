@@ -9,16 +9,22 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
+
+from blake3 import blake3
 
 from spikemesh.codec import (
     MAX_PART_BYTES,
+    PART_BYTES,
     BlobPart,
     GenesisReply,
     GetBlob,
     GetGenesis,
+    GetParts,
     GetSnapshot,
     Hello,
     Message,
+    Parts,
     PeerInfo,
     Refused,
     Vouch,
@@ -29,13 +35,16 @@ from spikemesh.codec import (
     encode_message,
 )
 from spikemesh.crdt import Record, SyncMessage
-from spikemesh.errors import BlobMissing, InvalidData, PeerUnreachable
+from spikemesh.errors import BlobMissing, Divergence, InvalidData, PeerUnreachable
 from spikemesh.node.admission import Admission
+from spikemesh.node.bucket import BucketGossip
+from spikemesh.node.calls import MISSING
 from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import PeerTable, address_of
 from spikemesh.node.snapshot import SnapshotDesk, ask_for_offer, fetch_snapshot, vouchers
+from spikemesh.node.transfer import KeptParts, fetch_blob
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -44,6 +53,11 @@ MAX_WELCOME_PEERS = 64
 MAX_GREETED = 16
 """Contacts greeted at once on the way in; the others are met by gossip."""
 SNAPSHOT_TRIES = 5
+CATCH_UP_PAUSE_S = 5.0
+LONGEST_CATCH_UP_PAUSE_S = 320.0
+"""Between two snapshots that a node which is behind takes over: the first, doubled while they do not help. Each may
+cost the whole sum, and whoever names a record and withholds its delta makes us ask."""
+MAX_PART_LISTS = 64
 SNAPSHOT_WORTH_BYTES = 2048
 """Of records, about eight, from which on a snapshot is smaller than their deltas, one by one."""
 
@@ -78,7 +92,12 @@ class Node:
         self.id = transport.address.id
         self.peers = PeerTable(self.id, clock, rng)
         self.admission = Admission(
-            ledger=ledger, transport=transport, peers=self.peers, offload=offload, changed=self._changed
+            ledger=ledger,
+            transport=transport,
+            peers=self.peers,
+            offload=offload,
+            changed=self._changed,
+            behind=self._fall_behind,
         )
         self.gossip = Gossip(
             config=gossip or GossipConfig(),
@@ -92,7 +111,12 @@ class Node:
         )
         self.num_vouchers = 0
         self.started_from_snapshot = False
-        self._snapshots = SnapshotDesk(ledger)
+        self.snapshots = SnapshotDesk(ledger)
+        self.buckets: list[BucketGossip] = []
+        self._ahead: PeerAddress | None = None
+        self._is_behind = asyncio.Event()
+        self._part_lists: dict[bytes, Parts] = {}
+        self._pieces = KeptParts()
 
     async def run(self) -> None:
         """Gossip until cancelled. Raises what the disk raises; a peer's faults never end it."""
@@ -100,13 +124,45 @@ class Node:
             group.create_task(self.gossip.push_forever())
             group.create_task(self.gossip.reconcile_forever())
             group.create_task(self.gossip.admit_forever())
+            group.create_task(self._catch_up_forever())
+            for bucket in self.buckets:
+                group.create_task(bucket.run())
+
+    def _fall_behind(self, peer: PeerAddress) -> None:
+        self._ahead = peer  # one is enough: the next exchange names another if this one does not help
+        self._is_behind.set()
+
+    async def _catch_up_forever(self) -> None:
+        """After longer than the window without news, the deltas in between are kept by nobody: take a snapshot."""
+        pause_s = CATCH_UP_PAUSE_S
+        while True:
+            await self._is_behind.wait()
+            self._is_behind.clear()
+            assert self._ahead is not None
+            before = self.ledger.replica
+            try:
+                await self._adopt_snapshot(self._ahead)
+            except (PeerUnreachable, InvalidData, Divergence, BlobMissing) as error:
+                log.warning("behind, and no snapshot from %s: %s", self._ahead, error)
+            helped = self.ledger.replica is not before
+            pause_s = CATCH_UP_PAUSE_S if helped else min(2 * pause_s, LONGEST_CATCH_UP_PAUSE_S)
+            await self.clock.sleep(pause_s)
+
+    def add_bucket(self, bucket: BucketGossip) -> None:
+        """Exchange with a bucket too, from `enter` and `run` on: what comes by one way leaves by the other."""
+        self.buckets.append(bucket)
+        self.admission.buckets.append(bucket)
 
     async def publish(self, record: Record, blobs: dict[bytes, bytes]) -> None:
-        """Make an own record part of the run: durable here first, then told to others."""
-        await self.admission.insert([record], blobs)
+        """Make an own record part of the run: durable here first, then told to others.
+
+        A retraction needs the bytes of what it takes back; beyond the window they may be kept by nobody any more.
+        Then `BlobMissing`, and nothing was published.
+        """
+        await self.admission.publish(record, blobs)
 
     async def enter(self, contacts: tuple[PeerAddress, ...]) -> int:
-        """Greet `contacts`, catch up with whoever answers; returns how many did.
+        """Greet `contacts`, look into the buckets, catch up with whoever answers; returns how many did.
 
         A node without any history takes a snapshot first; if nobody delivers one, gossip brings the history.
         """
@@ -122,21 +178,44 @@ class Node:
                 log.info("no snapshot: %s", error)
         for peer in self.peers.choose(len(answered)):
             await self.gossip.exchange(peer)
-        return len(answered)
+        return len(answered) + await self._enter_buckets()
+
+    async def _enter_buckets(self) -> int:
+        num_answered = 0
+        for bucket in self.buckets:
+            if not len(self.ledger.replica.records) and await bucket.adopt_snapshot():
+                self.started_from_snapshot, self.num_vouchers = True, bucket.num_vouchers
+            num_answered += await bucket.look()
+        return num_answered
 
     async def _adopt_snapshot(self, peer: PeerAddress) -> None:
-        """Take over a peer's sum, vouched for by another peer where one passed through the same set of records."""
+        """Take over a peer's sum, vouched for by another peer where one passed through the same set of records.
+
+        A newcomer that finds no voucher takes the newest; a node that has something to lose does not.
+        """
         for attempt in range(SNAPSHOT_TRIES):
             offer = await ask_for_offer(self.transport, peer, self.ledger)
-            if offer.records_bytes < SNAPSHOT_WORTH_BYTES:
+            if offer.records_bytes < SNAPSHOT_WORTH_BYTES and not len(self.ledger.replica.records):
                 return
             others = tuple(address for address in self.peers.addresses() if address.id != peer.id)
             self.num_vouchers = await vouchers(self.transport, others, offer)
             if self.num_vouchers or not others:
                 break
             await self.clock.sleep(0.2 * 2**attempt)
-        await self.admission.adopt(await fetch_snapshot(self.transport, peer, self.ledger, offer))
+        else:
+            if len(self.ledger.replica.records):
+                raise InvalidData(f"nobody vouches for the snapshot of {peer}")
+        await self.admission.adopt(await fetch_snapshot(partial(self._piece, peer), self.ledger, offer))
         self.started_from_snapshot = True
+        self._pieces = KeptParts()
+
+    async def _piece(self, peer: PeerAddress, digest: bytes, num_bytes: int) -> bytes:
+        """A piece of a snapshot; not again what an attempt that broke off, with this peer or another, had fetched."""
+        piece = self._pieces.get(digest)
+        if piece is None:
+            piece = await fetch_blob(self.transport, [peer], digest, num_bytes)
+            self._pieces.add(digest, piece)
+        return piece
 
     async def serve(self, peer_id: bytes, request: bytes) -> bytes:
         """The transport's handler: one request, one reply."""
@@ -152,6 +231,8 @@ class Node:
                 return self.gossip.answer_sync(peer_id, message)
             case GetBlob():
                 return await self.offload(self._blob_part, message)
+            case GetParts():
+                return await self.offload(self._parts, message)
             case Hello():
                 return self._welcome(peer_id, message)
             case GetGenesis() | GetSnapshot() if message.run_id != self.ledger.run_id:
@@ -159,7 +240,7 @@ class Node:
             case GetGenesis():
                 return GenesisReply(data=encode_genesis(self.ledger.genesis))
             case GetSnapshot():
-                return self._snapshots.offer()
+                return self.snapshots.offer()
             case Vouch():
                 return Vouched(sum_digest=self.ledger.vouch(message.set_digest))
             case _:
@@ -179,7 +260,7 @@ class Node:
 
     def _blob_part(self, wanted: GetBlob) -> Message:
         length = min(wanted.length, MAX_PART_BYTES)
-        held = self._snapshots.part(wanted.hash)
+        held = self.snapshots.part(wanted.hash)
         if held is not None:
             return BlobPart(data=held[wanted.offset : wanted.offset + length], total_bytes=len(held))
         try:
@@ -188,10 +269,33 @@ class Node:
                 data=blobs.read_range(wanted.hash, wanted.offset, length), total_bytes=blobs.size(wanted.hash)
             )
         except BlobMissing:
-            return Refused(reason="missing", text=f"this node does not hold blob {wanted.hash.hex()[:8]}")
+            return Refused(reason=MISSING, text=f"this node does not hold blob {wanted.hash.hex()[:8]}")
+
+    def _parts(self, wanted: GetParts) -> Message:
+        """The hashes of a blob's parts. The last lists are remembered, so that asking again costs no reading."""
+        known = self._part_lists.get(wanted.hash)
+        if known is None:
+            held = self.snapshots.part(wanted.hash)
+            blobs = self.ledger.store.blobs
+            try:
+                num_bytes = blobs.size(wanted.hash) if held is None else len(held)
+                starts = range(0, num_bytes, PART_BYTES)
+                parts = (
+                    blobs.read_range(wanted.hash, n, PART_BYTES) if held is None else held[n : n + PART_BYTES]
+                    for n in starts
+                )
+                known = Parts(total_bytes=num_bytes, hashes=tuple(blake3(part).digest() for part in parts))
+            except BlobMissing:
+                return Refused(reason=MISSING, text=f"this node does not hold blob {wanted.hash.hex()[:8]}")
+            self._part_lists[wanted.hash] = known
+            while len(self._part_lists) > MAX_PART_LISTS:
+                self._part_lists.pop(next(iter(self._part_lists)), None)
+        return known
 
     def _changed(self) -> None:
         self.gossip.announce()
+        for bucket in self.buckets:
+            bucket.announce()
 
 
 def _info(address: PeerAddress) -> PeerInfo:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -16,7 +17,7 @@ from blake3 import blake3
 from spikemesh.codec import GetSnapshot, Snapshot, Vouch, Vouched, decode_record, pack_wires, unpack_wires
 from spikemesh.crdt import CHUNK_COORDINATES, IntegerSum, RecordSet, Replica
 from spikemesh.errors import Divergence, InvalidData, PeerUnreachable
-from spikemesh.node.calls import ask, fetch_blob
+from spikemesh.node.calls import ask
 from spikemesh.node.ledger import Ledger
 from spikemesh.transport import PeerAddress, Transport
 
@@ -25,6 +26,10 @@ log = logging.getLogger("spikemesh.node")
 MAX_HELD = 2
 MAX_RECORDS_BYTES = 1 << 30
 MAX_VOUCHERS = 8
+PIECES_AT_ONCE = 4
+
+Fetch = Callable[[bytes, int], Awaitable[bytes]]
+"""``await fetch(hash, num_bytes)`` is the blob of that hash and length."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class SnapshotDesk:
         self._offers: OrderedDict[bytes, _Offer] = OrderedDict()
 
     def offer(self) -> Snapshot:
+        """A snapshot of the ledger as it is now; its parts stay here for a while."""
         replica = self._ledger.replica
         key = replica.records.digest
         if key not in self._offers:
@@ -70,27 +76,29 @@ def _make_offer(replica: Replica) -> _Offer:
 async def ask_for_offer(transport: Transport, peer: PeerAddress, ledger: Ledger) -> Snapshot:
     """What a peer has to offer now, in sizes that this run can have."""
     offer = await ask(transport, peer, GetSnapshot(run_id=ledger.run_id), Snapshot)
-    if len(offer.chunk_hashes) != len(_sizes(ledger)) or offer.records_bytes > MAX_RECORDS_BYTES:
-        raise InvalidData(
-            f"peer {peer} offers a snapshot of {len(offer.chunk_hashes)} chunks and {offer.records_bytes} bytes of "
-            f"records; this run has {len(_sizes(ledger))} chunks, and {MAX_RECORDS_BYTES} bytes are the most we take"
-        )
+    check_offer(offer, ledger, f"peer {peer}")
     return offer
 
 
-async def fetch_snapshot(transport: Transport, peer: PeerAddress, ledger: Ledger, offer: Snapshot) -> Replica:
-    """The replica that a peer offered, complete and consistent; whether its sum is right is for `vouchers` to say."""
-    packed = await fetch_blob(transport, [peer], offer.records_hash, offer.records_bytes)
-    chunks = [
-        await fetch_blob(transport, [peer], digest, size * 8)
-        for digest, size in zip(offer.chunk_hashes, _sizes(ledger), strict=True)
-    ]
+def check_offer(offer: Snapshot, ledger: Ledger, source: str) -> None:
+    """`InvalidData` unless the offer has the sizes that this run's snapshots have."""
+    if len(offer.chunk_hashes) != len(_sizes(ledger)) or offer.records_bytes > MAX_RECORDS_BYTES:
+        raise InvalidData(
+            f"{source} offers a snapshot of {len(offer.chunk_hashes)} chunks and {offer.records_bytes} bytes of "
+            f"records; this run has {len(_sizes(ledger))} chunks, and {MAX_RECORDS_BYTES} bytes are the most we take"
+        )
+
+
+async def fetch_snapshot(fetch: Fetch, ledger: Ledger, offer: Snapshot) -> Replica:
+    """The replica that was offered, complete and consistent; whether its sum is right is for those who vouch to say."""
+    packed = await fetch(offer.records_hash, offer.records_bytes)
+    chunks = [await fetch(digest, size * 8) for digest, size in zip(offer.chunk_hashes, _sizes(ledger), strict=True)]
     records = RecordSet(ledger.replica.records.retractors).insert(
         decode_record(wire, run_id=ledger.run_id) for wire in unpack_wires(packed)
     )
     replica = Replica(records, IntegerSum.from_bytes(ledger.num_coordinates, chunks))
     if (replica.records.digest, replica.sum.digest) != (offer.set_digest, offer.sum_digest):
-        raise InvalidData(f"the snapshot that peer {peer} sent does not have the digests it was announced with")
+        raise InvalidData("a snapshot does not have the digests it was announced with")
     return replica
 
 

@@ -19,6 +19,15 @@ class VolunteerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     progress: float
 
 
+class BucketStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The exchange with one bucket since the start. `problem` is None when the last look went well."""
+
+    url: str
+    num_put: int
+    num_taken: int
+    problem: str | None
+
+
 class NodeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot. Bytes are the transport's, everything included, over all starts of this node."""
 
@@ -42,4 +51,5 @@ class NodeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     num_starts: int
     started_from_snapshot: bool
     num_vouchers: int
+    buckets: tuple[BucketStatistics, ...] = ()
     volunteer: VolunteerStatistics | None = None
