@@ -18,15 +18,7 @@
 #include "elements.hpp"
 #include "exact.hpp"
 
-#ifndef ISA
-#error "ISA is the namespace to compile into"
-#endif
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
+#include "isa.hpp"
 
 namespace spikemesh::ISA {
 

@@ -7,11 +7,7 @@
 #include <initializer_list>
 #include <limits>
 
-#ifndef ISA
-#error "ISA is the namespace to compile into"
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
+#include "isa.hpp"
 
 namespace spikemesh::ISA {
 

@@ -11,13 +11,7 @@
 #include <memory>
 #include <vector>
 
-#ifndef ISA
-#error "ISA is the namespace to compile into"
-#endif
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
+#include "isa.hpp"
 
 namespace spikemesh::ISA {
 

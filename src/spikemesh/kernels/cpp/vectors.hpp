@@ -4,15 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
-#ifndef ISA
-#error "ISA is the namespace to compile into"
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
+#include "isa.hpp"
 
 namespace spikemesh::ISA {
 
