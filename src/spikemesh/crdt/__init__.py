@@ -5,7 +5,7 @@
 
 from spikemesh.crdt.context import CausalContext
 from spikemesh.crdt.integer_sum import CHUNK_COORDINATES, QUANTUM_BITS, Delta, IntegerSum
-from spikemesh.crdt.orset import RecordSet
+from spikemesh.crdt.orset import PART_DIGEST_BYTES, RecordSet
 from spikemesh.crdt.records import (
     MAX_SEQ,
     WEIGHT_ONE,
@@ -17,16 +17,18 @@ from spikemesh.crdt.records import (
     TensorSpec,
 )
 from spikemesh.crdt.replica import Replica
-from spikemesh.crdt.sync import LogSummary, SyncMessage, SyncState, next_message, receive
+from spikemesh.crdt.sync import Branch, LogSummary, SyncMessage, SyncState, next_message, receive
 
 STATE_TYPES = (CausalContext, RecordSet, Replica)
 
 __all__ = [
     "CHUNK_COORDINATES",
     "MAX_SEQ",
+    "PART_DIGEST_BYTES",
     "QUANTUM_BITS",
     "STATE_TYPES",
     "WEIGHT_ONE",
+    "Branch",
     "CausalContext",
     "Contribution",
     "Delta",

@@ -32,7 +32,7 @@ MAX_REFUSED = 65_536
 
 
 class Admission:
-    """Serialises what changes the ledger. `changed` is called after each insert."""
+    """Serialises what changes the ledger. `changed` is called with the records of each insert."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Admission:
         transport: Transport,
         peers: PeerTable,
         offload: Offload,
-        changed: Callable[[], None],
+        changed: Callable[[list[Record]], None],
     ) -> None:
         self._ledger, self._transport, self._peers = ledger, transport, peers
         self._offload, self._changed = offload, changed
@@ -66,7 +66,7 @@ class Admission:
         """Make checked records and blobs durable and part of the replica; on disk before it returns."""
         async with self._lock:
             await self._offload(self._ledger.insert, records, blobs)
-        self._changed()
+        self._changed(records)
 
     def _claim(self, wire: bytes) -> bool:
         digest = blake3(wire).digest()
@@ -93,7 +93,6 @@ class Admission:
         """Join a checked snapshot; durable when it returns."""
         async with self._lock:
             await self._offload(self._ledger.adopt, snapshot)
-        self._changed()
 
     async def _take(self, records: list[Record], source: PeerAddress) -> None:
         needed = self._ledger.needed(records)

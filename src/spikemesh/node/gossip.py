@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from spikemesh.codec import Hello, Message, Refused, Welcome
 from spikemesh.crdt import SyncMessage, SyncState, next_message, receive
@@ -27,6 +28,9 @@ log = logging.getLogger("spikemesh.node")
 MAX_TURNS = 64
 """Messages one side sends in one exchange at most; 64 of half a megabyte of records, the rest in the next one."""
 
+MAX_NEWS = 64
+"""Authors told of at once. Who learns of more in one go has caught up, and the others know them."""
+
 MAX_INBOX = 32
 """Messages with records that wait to be taken in; a peer that finds the inbox full comes again."""
 
@@ -36,7 +40,7 @@ class GossipConfig:
     """`period_s` between two comparisons with a random peer; news go to `fanout` peers at once."""
 
     period_s: float = 2.0
-    fanout: int = 6
+    fanout: int = 3
 
 
 class Gossip:
@@ -55,12 +59,14 @@ class Gossip:
         self._config, self._hello, self._ledger, self._admission = config, hello, ledger, admission
         self._peers, self._transport, self._clock, self._rng = peers, transport, clock, rng
         self._news = asyncio.Event()
+        self._fresh: dict[bytes, None] = {}
         self._busy: set[bytes] = set()
         self._inbox: asyncio.Queue[tuple[Peer, tuple[bytes, ...]]] = asyncio.Queue(MAX_INBOX)
         self.diverged: set[bytes] = set()
 
-    def announce(self) -> None:
-        """There is news: the push loop carries it out."""
+    def announce(self, authors: Iterable[bytes]) -> None:
+        """There are new records of these authors: the push loop tells others."""
+        self._fresh.update(dict.fromkeys(authors))
         self._news.set()
 
     async def push_forever(self) -> None:
@@ -69,8 +75,9 @@ class Gossip:
             while True:
                 await self._news.wait()
                 self._news.clear()
+                news, self._fresh = tuple(islice(self._fresh, MAX_NEWS)), {}
                 for peer in self._peers.choose(self._config.fanout):
-                    exchanges.create_task(self.exchange(peer))
+                    exchanges.create_task(self.exchange(peer, news))
 
     async def reconcile_forever(self) -> None:
         async with asyncio.TaskGroup() as exchanges:
@@ -104,14 +111,19 @@ class Gossip:
             self._peers.learn(address_of(other))
         return True
 
-    async def exchange(self, peer: Peer) -> bool:
-        """Talk to one peer until neither side has anything to say. False when it does not answer."""
+    async def exchange(self, peer: Peer, news: tuple[bytes, ...] = ()) -> bool:
+        """Talk to one peer until neither side has anything to say. False when it does not answer.
+
+        With `news`, authors of new records, only of these; else of everything in which the two differ.
+        """
         if peer.address.id in self._busy:
             return True
         self._busy.add(peer.address.id)
+        if news:
+            peer.sync = SyncState()
         try:
             for _ in range(MAX_TURNS):
-                peer.sync, message = next_message(self._ledger.replica, peer.sync)
+                peer.sync, message = next_message(self._ledger.replica, peer.sync, news)
                 if message is None:
                     break
                 reply = await ask(self._transport, peer.address, message, SyncMessage)

@@ -18,7 +18,8 @@ from blake3 import blake3
 from spikemesh.codec import decode_delta, decode_record
 from spikemesh.crdt import Contribution, Delta, Genesis, IntegerSum, Record, RecordSet, Replica
 from spikemesh.errors import BlobMissing, InvalidData, StoreCorrupt
-from spikemesh.store import RecordRow, Store
+from spikemesh.node.holdings import Holdings
+from spikemesh.store import RecordRow
 
 log = logging.getLogger("spikemesh.node")
 
@@ -33,7 +34,7 @@ class Ledger:
     """Owns the store. Not for concurrent use: the node inserts under one lock."""
 
     def __init__(
-        self, store: Store, genesis: Genesis, run_id: bytes, theta0: npt.NDArray[np.float32], replica: Replica
+        self, store: Holdings, genesis: Genesis, run_id: bytes, theta0: npt.NDArray[np.float32], replica: Replica
     ) -> None:
         self.genesis, self.run_id, self.theta0 = genesis, run_id, theta0
         self.store, self.replica = store, replica
@@ -44,7 +45,7 @@ class Ledger:
         self._remember()
 
     @classmethod
-    def open(cls, store: Store, genesis: Genesis, run_id: bytes, theta0: npt.NDArray[np.float32]) -> Ledger:
+    def open(cls, store: Holdings, genesis: Genesis, run_id: bytes, theta0: npt.NDArray[np.float32]) -> Ledger:
         """Read back what the store holds: the saved sum, and every record with its fold brought up to date.
 
         A record that the saved sum does not count and whose blob is gone or damaged is left out: gossip brings both
@@ -81,7 +82,7 @@ class Ledger:
 
     def next_seq(self, author: bytes) -> int:
         """The number that an author's next record may have: above all that were ever on this disk, in use or not."""
-        return 1 + max(self.replica.records.context.last(author), self._last_stored.get(author, 0))
+        return 1 + max(self.replica.records.last(author), self._last_stored.get(author, 0))
 
     @property
     def num_coordinates(self) -> int:
@@ -101,7 +102,9 @@ class Ledger:
         before, after = self.replica.records.visible, self.replica.records.insert(records).visible
         changed = {**before, **after}
         return [
-            changed[tag] for tag in before.keys() ^ after.keys() if not self.store.blobs.has(changed[tag].delta_hash)
+            changed[tag]
+            for tag in sorted(before.keys() ^ after.keys())  # in the same order on every run
+            if not self.store.blobs.has(changed[tag].delta_hash)
         ]
 
     def check_blob(self, contribution: Contribution, blob: bytes) -> None:

@@ -60,6 +60,12 @@ class PeerTable:
         ranked = sorted(self._peers.values(), key=lambda peer: (not peer.answered, peer.failures, peer.address.id))
         return tuple(peer.address for peer in ranked)
 
+    def sample(self, count: int, *, without: bytes) -> list[PeerAddress]:
+        """Up to `count` peers to tell somebody of: random ones that answer, then random others."""
+        known = [peer for peer_id, peer in sorted(self._peers.items()) if peer_id != without]
+        self._rng.shuffle(known)
+        return [peer.address for peer in sorted(known, key=lambda peer: not peer.answered)[:count]]
+
     def num_alive(self) -> int:
         return sum(peer.answered for peer in self._peers.values())
 
