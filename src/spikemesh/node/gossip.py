@@ -28,11 +28,17 @@ log = logging.getLogger("spikemesh.node")
 MAX_TURNS = 64
 """Messages one side sends in one exchange at most; 64 of half a megabyte of records, the rest in the next one."""
 
+GREET_SHARE = 0.25
+"""Of the comparisons with somebody who answers, so many begin with a greeting, which tells of new peers."""
+
 MAX_NEWS = 64
 """Authors told of at once. Who learns of more in one go has caught up, and the others know them."""
 
 MAX_INBOX = 32
 """Messages with records that wait to be taken in; a peer that finds the inbox full comes again."""
+
+MAX_ADMISSIONS = 8
+"""Of these are taken in at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +66,7 @@ class Gossip:
         self._peers, self._transport, self._clock, self._rng = peers, transport, clock, rng
         self._news = asyncio.Event()
         self._fresh: dict[bytes, None] = {}
-        self._busy: set[bytes] = set()
+        self._busy: dict[bytes, dict[bytes, None]] = {}  # who is talked to, and news for afterwards
         self._inbox: asyncio.Queue[tuple[Peer, tuple[bytes, ...]]] = asyncio.Queue(MAX_INBOX)
         self.diverged: set[bytes] = set()
 
@@ -87,16 +93,29 @@ class Gossip:
                     exchanges.create_task(self._reconcile(peer))
 
     async def _reconcile(self, peer: Peer) -> None:
-        """Compare everything, whatever was said before."""
-        if peer.address.id not in self._busy and await self.greet(peer.address):
-            peer.sync = SyncState()
-            await self.exchange(peer)
+        """Compare everything, whatever was said before. Who answers need not be greeted each time."""
+        if peer.address.id in self._busy:
+            return
+        due = not peer.answered or self._rng.random() < GREET_SHARE
+        if due and not await self.greet(peer.address):
+            return
+        peer.sync = SyncState()
+        await self.exchange(peer)
 
     async def admit_forever(self) -> None:
-        """Take in what peers brought of their own accord, in the order they came."""
-        while True:
-            peer, wires = await self._inbox.get()
-            await self._admission.admit(wires, peer.address)
+        """Take in what peers brought of their own accord. One whose deltas are slow to come holds up no other."""
+        places = asyncio.Semaphore(MAX_ADMISSIONS)
+
+        async def admit(peer: Peer, wires: tuple[bytes, ...]) -> None:
+            try:
+                await self._admission.admit(wires, peer.address)
+            finally:
+                places.release()
+
+        async with asyncio.TaskGroup() as admissions:
+            while True:
+                await places.acquire()
+                admissions.create_task(admit(*await self._inbox.get()))
 
     async def greet(self, address: PeerAddress) -> bool:
         """Say who and where we are, learn who else takes part. False when there is no answer."""
@@ -116,9 +135,15 @@ class Gossip:
 
         With `news`, authors of new records, only of these; else of everything in which the two differ.
         """
-        if peer.address.id in self._busy:
+        if (waiting := self._busy.get(peer.address.id)) is not None:
+            waiting.update(dict.fromkeys(news))
             return True
-        self._busy.add(peer.address.id)
+        waiting = self._busy[peer.address.id] = {}
+        answered = await self._exchange(peer, news)
+        del self._busy[peer.address.id]
+        return answered and (not waiting or await self.exchange(peer, tuple(waiting)))
+
+    async def _exchange(self, peer: Peer, news: tuple[bytes, ...]) -> bool:
         if news:
             peer.sync = SyncState()
         try:
@@ -132,8 +157,6 @@ class Gossip:
             log.info("exchange broken off: %s", error)
             self._peers.failed(peer.address.id)
             return False
-        finally:
-            self._busy.discard(peer.address.id)
         self._peers.succeeded(peer.address.id)
         return True
 

@@ -62,9 +62,11 @@ class PeerTable:
 
     def sample(self, count: int, *, without: bytes) -> list[PeerAddress]:
         """Up to `count` peers to tell somebody of: random ones that answer, then random others."""
-        known = [peer for peer_id, peer in sorted(self._peers.items()) if peer_id != without]
-        self._rng.shuffle(known)
-        return [peer.address for peer in sorted(known, key=lambda peer: not peer.answered)[:count]]
+        answering = [peer.address for peer in self._peers.values() if peer.answered and peer.address.id != without]
+        if len(answering) >= count:
+            return self._rng.sample(answering, count)
+        others = [peer.address for peer in self._peers.values() if not peer.answered and peer.address.id != without]
+        return answering + self._rng.sample(others, min(count - len(answering), len(others)))
 
     def num_alive(self) -> int:
         return sum(peer.answered for peer in self._peers.values())
@@ -72,7 +74,7 @@ class PeerTable:
     def choose(self, count: int) -> list[Peer]:
         """Up to `count` random peers worth asking now: not waiting for their next try."""
         now_s = self._clock.monotonic_s()
-        ready = [peer for _, peer in sorted(self._peers.items()) if peer.retry_at_s <= now_s]
+        ready = [peer for peer in self._peers.values() if peer.retry_at_s <= now_s]
         return self._rng.sample(ready, min(count, len(ready)))
 
     def succeeded(self, peer_id: bytes) -> None:

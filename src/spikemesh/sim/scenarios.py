@@ -229,33 +229,36 @@ async def one_way_links(swarm: Swarm, num_nodes: int) -> Facts:
     return {"spread_among_heard_s": spread_s, "equal_after_s": await swarm.settle()}
 
 
-@scenario(num_nodes=1000, min_nodes=20, weather=Weather(loss=0.3, duplication=0.3, delay_s=(0.01, 1.0)))
+@scenario(
+    num_nodes=1000,
+    min_nodes=20,
+    weather=Weather(loss=0.3, duplication=0.3, delay_s=(0.01, 0.4)),
+    gossip=GossipConfig(period_s=5.0),
+)
 async def chaos(swarm: Swarm, num_nodes: int) -> Facts:
-    """30 % loss, 30 % duplication, reordering, two partitions and 10 % churn at once."""
-    everybody = [*range(num_nodes)]
-    await begin(swarm, num_nodes, publishing=num_nodes // 50)
+    """30 % loss, 30 % duplication, reordering, two partitions and 10 % churn, while everybody is still joining."""
+    everybody, period_s = [*range(num_nodes)], swarm.gossip.period_s
+    starting = [asyncio.ensure_future(begin(swarm, num_nodes, publishing=0))]
+    await swarm.clock.sleep(2 * period_s)
     for sides in (2, 3):
         swarm.rng.shuffle(everybody)
         swarm.links.cut(*(swarm.ids(everybody[side::sides]) for side in range(sides)))
         victims = swarm.rng.sample(everybody, num_nodes // 20)
         await asyncio.gather(*map(swarm.crash, victims))
         await asyncio.gather(*map(swarm.publish, swarm.rng.sample(swarm.up, max(3, num_nodes // 100))))
-        await swarm.clock.sleep(3 * swarm.gossip.period_s)
-        await together(swarm, victims)
+        await swarm.clock.sleep(3 * period_s)
+        starting.append(asyncio.ensure_future(together(swarm, victims)))
         swarm.links.heal()
-        await swarm.clock.sleep(2 * swarm.gossip.period_s)
-    return {"equal_after_s": await swarm.settle()}
+        await swarm.clock.sleep(period_s)
+    settled_s = await swarm.settle()
+    await asyncio.gather(*starting)
+    return {"equal_after_s": settled_s}
 
 
 async def begin(swarm: Swarm, num_nodes: int, publishing: int | None = None) -> None:
-    """A swarm that grew: each volunteer was given three that were there before. The first ones have published."""
-    await swarm.start(0)
-    started = 1
-    while started < num_nodes:
-        wave = range(started, min(num_nodes, 2 * started))
-        contacts = [swarm.rng.sample(range(started), min(3, started)) for _ in wave]
-        await asyncio.gather(*(swarm.start(n, *known) for n, known in zip(wave, contacts, strict=True)))
-        started = wave.stop
+    """All come at once; each was given three others, which connects them all. The first ones have published."""
+    contacts = [swarm.rng.sample(range(number), min(3, number)) for number in range(num_nodes)]
+    await asyncio.gather(*(swarm.start(number, *known) for number, known in enumerate(contacts)))
     await asyncio.gather(*map(swarm.publish, range(num_nodes if publishing is None else publishing)))
 
 

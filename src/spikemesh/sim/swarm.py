@@ -23,7 +23,10 @@ from spikemesh.sim.links import Links, Observed, Weather
 from spikemesh.sim.run import GENESIS, RUN_ID, THETA0, contribution, peer_id
 from spikemesh.sim.shared import Pool
 from spikemesh.sim.traffic import Traffic
-from spikemesh.transport import MemoryNetwork, MemoryTransport, PeerAddress
+from spikemesh.transport import MemoryNetwork, MemoryTransport, PeerAddress, Retry
+
+FIRST_WAIT_S = 1.5
+"""For a reply, before the request is sent again. A real engine does the like for each lost packet."""
 
 LOOK_S = 0.5
 """Between two looks at whether something has happened."""
@@ -81,13 +84,18 @@ class Swarm:
         ledger = ledger or Ledger.open(member.store, GENESIS, RUN_ID, THETA0)
         ledger.replica = self._pool.share(ledger.replica)
         stack = AsyncExitStack()
-        transport = Observed(
-            MemoryTransport(self._network, id=peer_id(member.number)),
-            links=self.links,
-            rng=random.Random(f"repeats {self._seed} {member.number}"),
-            observer=self._observe,
-        )
         rng = random.Random(f"node {self._seed} {member.number} {self.history.counts['start']}")
+        transport = Retry(
+            Observed(
+                MemoryTransport(self._network, id=peer_id(member.number)),
+                links=self.links,
+                rng=rng,
+                observer=self._observe,
+            ),
+            rng=rng,
+            first_wait_s=FIRST_WAIT_S,
+            clock=self.clock.monotonic_s,
+        )
         node = Node(ledger=ledger, transport=transport, clock=self.clock, rng=rng, gossip=self.gossip, offload=inline)
         await transport.start(node.serve)
         stack.push_async_callback(transport.close)
