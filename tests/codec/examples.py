@@ -10,9 +10,9 @@ from spikemesh.codec import TOP_K, Hello, PeerInfo, QuantisedDelta, Table, run_i
 from spikemesh.codec.quantiser import MAX_SCALE, num_blocks
 from spikemesh.crdt import (
     CHUNK_COORDINATES,
+    Branch,
     Contribution,
     Genesis,
-    Branch,
     LogSummary,
     PastEntry,
     Record,

@@ -28,8 +28,9 @@ log = logging.getLogger("spikemesh.node")
 MAX_TURNS = 64
 """Messages one side sends in one exchange at most; 64 of half a megabyte of records, the rest in the next one."""
 
-GREET_SHARE = 0.25
-"""Of the comparisons with somebody who answers, so many begin with a greeting, which tells of new peers."""
+GREET_SHARE = 0.5
+"""Of the comparisons, so many begin with a greeting, of somebody who did not answer yet if there is one: that is how
+peers are found, and found again. The others, and all news, go to peers that answer."""
 
 MAX_NEWS = 64
 """Authors told of at once. Who learns of more in one go has caught up, and the others know them."""
@@ -89,15 +90,13 @@ class Gossip:
         async with asyncio.TaskGroup() as exchanges:
             while True:
                 await self._clock.sleep(self._config.period_s * self._rng.uniform(0.75, 1.25))
-                for peer in self._peers.choose(1):
-                    exchanges.create_task(self._reconcile(peer))
+                greeting = self._rng.random() < GREET_SHARE
+                for peer in self._peers.choose(1, strangers=greeting):
+                    exchanges.create_task(self._reconcile(peer, greeting or not peer.answered))
 
-    async def _reconcile(self, peer: Peer) -> None:
-        """Compare everything, whatever was said before. Who answers need not be greeted each time."""
-        if peer.address.id in self._busy:
-            return
-        due = not peer.answered or self._rng.random() < GREET_SHARE
-        if due and not await self.greet(peer.address):
+    async def _reconcile(self, peer: Peer, greeting: bool) -> None:
+        """Compare everything, whatever was said before."""
+        if peer.address.id in self._busy or (greeting and not await self.greet(peer.address)):
             return
         peer.sync = SyncState()
         await self.exchange(peer)

@@ -12,7 +12,7 @@ from spikemesh.transport import PeerAddress
 
 MAX_PEERS = 256
 FIRST_RETRY_S = 1.0
-LAST_RETRY_S = 30.0
+LAST_RETRY_S = 8.0
 
 
 def address_of(info: PeerInfo) -> PeerAddress:
@@ -71,11 +71,15 @@ class PeerTable:
     def num_alive(self) -> int:
         return sum(peer.answered for peer in self._peers.values())
 
-    def choose(self, count: int) -> list[Peer]:
-        """Up to `count` random peers worth asking now: not waiting for their next try."""
+    def choose(self, count: int, *, strangers: bool = False) -> list[Peer]:
+        """Up to `count` random peers worth asking now: those that answer, or those that do not, before the others."""
         now_s = self._clock.monotonic_s()
         ready = [peer for peer in self._peers.values() if peer.retry_at_s <= now_s]
-        return self._rng.sample(ready, min(count, len(ready)))
+        wanted = [peer for peer in ready if peer.answered is not strangers]
+        if len(wanted) >= count:
+            return self._rng.sample(wanted, count)
+        others = [peer for peer in ready if peer.answered is strangers]
+        return wanted + self._rng.sample(others, min(count - len(wanted), len(others)))
 
     def succeeded(self, peer_id: bytes) -> None:
         if (peer := self._peers.get(peer_id)) is not None:

@@ -15,8 +15,8 @@ class Retry:
     """Repeats a failed request, at most ``attempts`` times in all and never beyond its ``timeout_s``.
 
     With ``first_wait_s``, attempt n waits ``first_wait_s * 2**(n-1)`` for its reply and the last one for as long as
-    there is time: on an engine that does not send lost messages again, a lost one costs a short wait. The pause before attempt n is drawn from 0 to ``backoff_s * 2**(n-2)``, so that nodes cut off together do not come
-    back together.
+    there is time: where the engine does not send lost messages again, a lost one costs a short wait. The pause before
+    attempt n is drawn from 0 to ``backoff_s * 2**(n-2)``, so that nodes cut off together do not come back together.
     """
 
     def __init__(
