@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from weakref import WeakValueDictionary
 
 from blake3 import blake3
 
@@ -24,7 +25,9 @@ from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
 
-MAX_CONCURRENT_FETCHES = 4
+MAX_FETCHES = 8
+MAX_FETCHES_PER_SOURCE = 4
+"""At a time. A source that is slow to answer takes up half of the places at most."""
 MAX_BATCH_RECORDS = 64
 """Records that become durable in one transaction, so that a newcomer's history does not cost one each."""
 MAX_OTHER_SOURCES = 3
@@ -46,7 +49,8 @@ class Admission:
         self._ledger, self._transport, self._peers = ledger, transport, peers
         self._offload, self._changed = offload, changed
         self._lock = asyncio.Lock()
-        self._fetches = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
+        self._fetches = asyncio.Semaphore(MAX_FETCHES)
+        self._per_source: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
         self._in_flight: set[bytes] = set()
         self._refused: OrderedDict[bytes, None] = OrderedDict()
         self.num_refused = 0
@@ -117,7 +121,8 @@ class Admission:
     async def _fetch(self, contribution: Contribution, source: PeerAddress) -> bytes | None:
         """The checked blob of a contribution, or None when it could not be had now."""
         others = [peer for peer in self._peers.addresses() if peer.id != source.id][:MAX_OTHER_SOURCES]
-        async with self._fetches:
+        own = self._per_source.setdefault(source.id, asyncio.Semaphore(MAX_FETCHES_PER_SOURCE))
+        async with own, self._fetches:
             try:
                 blob = await fetch_blob(
                     self._transport, [source, *others], contribution.delta_hash, contribution.delta_bytes
