@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from pathlib import Path
 
@@ -12,15 +13,15 @@ from spikemesh.errors import BlobMissing, PeerUnreachable
 from spikemesh.node import Ledger
 from spikemesh.sim import Links, Weather, run_virtually
 from spikemesh.sim.disk import MemoryStore
-from spikemesh.sim.links import Observed
+from spikemesh.sim.links import Network, SimulatedTransport
 from spikemesh.sim.run import GENESIS, RUN_ID, THETA0, contribution
 from spikemesh.store import Store
-from spikemesh.transport import MemoryNetwork, MemoryTransport, PeerAddress
+from spikemesh.transport import PeerAddress
 
 A, B = bytes([1]) * 32, bytes([2]) * 32
 
 
-def asked(links: Links, times: int) -> tuple[int, int]:
+def asked(links: Links, times: int, timeout_s: float = 1.0) -> tuple[int, int]:
     """B's number of requests and A's of replies, of `times` that A asks."""
     arrived: list[bytes] = []
 
@@ -29,25 +30,21 @@ def asked(links: Links, times: int) -> tuple[int, int]:
         return request
 
     async def story() -> int:
-        network, answered = MemoryNetwork(link=links), 0
-        a, b = (
-            Observed(MemoryTransport(network, id=peer), links=links, rng=random.Random(1), observer=lambda *_: None)
-            for peer in (A, B)
-        )
+        network, answered = Network(links=links, rng=random.Random(1), observer=lambda *_: None), 0
+        a, b = (SimulatedTransport(network, id=peer) for peer in (A, B))
         await a.start(handler)
         await b.start(handler)
         for number in range(times):
-            try:
-                await a.request(PeerAddress(id=B), b"%d" % number, timeout_s=5.0, max_reply_bytes=9)
+            with contextlib.suppress(PeerUnreachable):
+                await a.request(PeerAddress(id=B), b"%d" % number, timeout_s=timeout_s, max_reply_bytes=9)
                 answered += 1
-            except PeerUnreachable:
-                pass
         await asyncio.sleep(10.0)
         await a.close()
         await b.close()
         return answered
 
-    return (len(arrived), answered) if (answered := run_virtually(story())) is not None else (0, 0)
+    answered = run_virtually(story())
+    return len(arrived), answered
 
 
 def test_a_repeated_request_arrives_twice() -> None:
@@ -57,6 +54,25 @@ def test_a_repeated_request_arrives_twice() -> None:
 def test_half_of_all_requests_fail_when_a_third_of_all_messages_is_lost() -> None:
     arrived, answered = asked(Links(Weather(loss=0.3)), 1000)
     assert 650 < arrived < 750 and 440 < answered < 540
+
+
+def test_a_lost_request_is_sent_again_while_there_is_time() -> None:
+    arrived, answered = asked(Links(Weather(loss=0.3)), 1000, timeout_s=10.0)
+    assert arrived > 1000 and 830 < answered < 910  # half of the half of the half fail
+
+
+def test_who_is_not_there_is_known_at_once() -> None:
+    async def story() -> None:
+        network = Network(links=Links(Weather()), rng=random.Random(1), observer=lambda *_: None)
+        a = SimulatedTransport(network, id=A)
+        with pytest.raises(PeerUnreachable, match="not open"):
+            await a.request(PeerAddress(id=B), b"x", timeout_s=10.0, max_reply_bytes=9)
+        await a.start(lambda *_: asyncio.sleep(0, b""))
+        with pytest.raises(PeerUnreachable, match="is not there"):
+            await a.request(PeerAddress(id=B), b"x", timeout_s=10.0, max_reply_bytes=9)
+        assert asyncio.get_running_loop().time() < 1.0
+
+    run_virtually(story())
 
 
 def test_a_cut_link_carries_nothing_and_a_mute_peer_hears() -> None:

@@ -8,7 +8,6 @@ import random
 import pytest
 
 from spikemesh.errors import PeerUnreachable
-from spikemesh.sim import run_virtually
 from spikemesh.transport import Limited, MemoryNetwork, MemoryTransport, Metered, PeerStatistics, Retry
 from spikemesh.transport.base import HEADER
 
@@ -119,32 +118,6 @@ def test_retry_never_goes_beyond_the_timeout():
         assert 0 < clock.now_s < 10
 
     asyncio.run(scenario())
-
-
-def test_retry_sends_a_lost_message_again_before_the_time_is_over():
-    """Three messages get lost: after a wait of 1 s and one of 2 s, the rest of the time is one long last wait."""
-    sent_s = []
-
-    def link(sender, _receiver, _rng):
-        if sender == bytes([1]) * 32:
-            sent_s.append(asyncio.get_running_loop().time())
-            return None if len(sent_s) < 4 else 0.0
-        return 0.0
-
-    async def scenario():
-        network, rng = MemoryNetwork(link=link), random.Random(1)
-        a, b = (MemoryTransport(network, id=bytes([n]) * 32) for n in (1, 2))
-        await a.start(failing(0))
-        await b.start(failing(0))
-        clock = asyncio.get_running_loop().time
-        patient = Retry(a, rng=rng, attempts=3, backoff_s=0.001, first_wait_s=1.0, clock=clock)
-        with pytest.raises(PeerUnreachable):
-            await patient.request(b.address, b"x", timeout_s=10.0, max_reply_bytes=9)
-        assert [round(later - sent_s[0]) for later in sent_s] == [0, 1, 3]
-        assert clock() == pytest.approx(10.0)
-        assert await patient.request(b.address, b"x", timeout_s=10.0, max_reply_bytes=9) == b"x"
-
-    run_virtually(scenario())
 
 
 def test_limit_spreads_bytes_over_time():

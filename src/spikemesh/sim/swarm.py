@@ -19,14 +19,11 @@ from spikemesh.node.clock import inline
 from spikemesh.sim.clock import VirtualClock
 from spikemesh.sim.disk import MemoryStore
 from spikemesh.sim.history import History
-from spikemesh.sim.links import Links, Observed, Weather
+from spikemesh.sim.links import Links, Network, SimulatedTransport, Weather
 from spikemesh.sim.run import GENESIS, RUN_ID, THETA0, contribution, peer_id
 from spikemesh.sim.shared import Pool
 from spikemesh.sim.traffic import Traffic
-from spikemesh.transport import MemoryNetwork, MemoryTransport, PeerAddress, Retry
-
-FIRST_WAIT_S = 1.5
-"""For a reply, before the request is sent again. A real engine does the like for each lost packet."""
+from spikemesh.transport import PeerAddress
 
 LOOK_S = 0.5
 """Between two looks at whether something has happened."""
@@ -55,7 +52,7 @@ class Swarm:
         self.traffic = Traffic()
         self._running: dict[int, AsyncExitStack] = {}
         self._seed, self._meter, self._pool = seed, meter, Pool()
-        self._network = MemoryNetwork(link=self.links, rng=random.Random(f"links {seed}"))
+        self._network = Network(links=self.links, rng=random.Random(f"links {seed}"), observer=self._observe)
 
     async def __aenter__(self) -> Swarm:
         return self
@@ -85,17 +82,7 @@ class Swarm:
         ledger.replica = self._pool.share(ledger.replica)
         stack = AsyncExitStack()
         rng = random.Random(f"node {self._seed} {member.number} {self.history.counts['start']}")
-        transport = Retry(
-            Observed(
-                MemoryTransport(self._network, id=peer_id(member.number)),
-                links=self.links,
-                rng=rng,
-                observer=self._observe,
-            ),
-            rng=rng,
-            first_wait_s=FIRST_WAIT_S,
-            clock=self.clock.monotonic_s,
-        )
+        transport = SimulatedTransport(self._network, id=peer_id(member.number))
         node = Node(ledger=ledger, transport=transport, clock=self.clock, rng=rng, gossip=self.gossip, offload=inline)
         await transport.start(node.serve)
         stack.push_async_callback(transport.close)
@@ -182,12 +169,11 @@ class Swarm:
     def _note(self, what: str, fact: bytes | float) -> None:
         self.history.note(self.clock.monotonic_s(), what, fact)
 
-    def _observe(self, sender: bytes, receiver: bytes, request: bytes, reply: bytes | None) -> None:
-        what, data = ("request", request) if reply is None else ("reply", reply)
-        self.history.note(self.clock.monotonic_s(), what, sender[:8], receiver[:8], blake3(data).digest(8))
+    def _observe(self, asker: bytes, asked: bytes, data: bytes, is_reply: bool) -> None:
+        what = "reply" if is_reply else "request"
+        self.history.note(self.clock.monotonic_s(), what, asker[:8], asked[:8], blake3(data).digest(8))
         if self._meter:
-            carried = receiver if reply is None else sender
-            self.traffic.add(carried, len(data), decode_message(data))
+            self.traffic.add(asker if is_reply else asked, len(data), decode_message(data))
 
 
 def _address(number: int) -> PeerAddress:

@@ -14,9 +14,8 @@ from spikemesh.transport.base import Handler, PeerAddress, Transport, TransportS
 class Retry:
     """Repeats a failed request, at most ``attempts`` times in all and never beyond its ``timeout_s``.
 
-    With ``first_wait_s``, attempt n waits ``first_wait_s * 2**(n-1)`` for its reply and the last one for as long as
-    there is time: where the engine does not send lost messages again, a lost one costs a short wait. The pause before
-    attempt n is drawn from 0 to ``backoff_s * 2**(n-2)``, so that nodes cut off together do not come back together.
+    The pause before attempt n is drawn from 0 to ``backoff_s * 2**(n-2)``, so that nodes cut off together do not come
+    back together.
     """
 
     def __init__(
@@ -26,7 +25,6 @@ class Retry:
         rng: random.Random,
         attempts: int = 3,
         backoff_s: float = 0.2,
-        first_wait_s: float | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -36,7 +34,6 @@ class Retry:
         self._rng = rng
         self._attempts = attempts
         self._backoff_s = backoff_s
-        self._first_wait_s = first_wait_s
         self._sleep = sleep
         self._clock = clock
         self._closed = False
@@ -52,11 +49,8 @@ class Retry:
         deadline_s = self._clock() + timeout_s
         left_s = timeout_s
         for attempt in range(self._attempts):
-            wait_s = left_s
-            if self._first_wait_s is not None and attempt + 1 < self._attempts:
-                wait_s = min(left_s, self._first_wait_s * 2**attempt)
             try:
-                return await self._inner.request(peer, message, timeout_s=wait_s, max_reply_bytes=max_reply_bytes)
+                return await self._inner.request(peer, message, timeout_s=left_s, max_reply_bytes=max_reply_bytes)
             except PeerUnreachable:
                 pause_s = self._rng.uniform(0, self._backoff_s * 2**attempt)
                 left_s = deadline_s - self._clock() - pause_s
