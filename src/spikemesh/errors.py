@@ -6,6 +6,7 @@ what was seen and what to do. Plain misuse of the Python interface raises ``Valu
     SpikemeshError
     ├── InvalidData          bytes from outside failed validation: drop them and mark down who sent them
     ├── Divergence           the same inputs and another result: stop trusting one of the two
+    ├── PromiseBroken        a simulated swarm did what no swarm may: the message says with which seed
     ├── TicketError          the ticket, run folder or genesis does not name a run we can take part in
     ├── DataError            the training text cannot be read
     ├── CheckpointError      checkpoints that do not fit together, or one that is needed and not there
@@ -32,6 +33,10 @@ class InvalidData(SpikemeshError):
 
 class Divergence(SpikemeshError):
     """Two nodes report the same records and different sums, or a merged file is not what its inputs give."""
+
+
+class PromiseBroken(SpikemeshError):
+    """A simulation in which something acknowledged was lost, counted twice, or never became equal."""
 
 
 class TicketError(SpikemeshError):

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from spikemesh.codec import TOP_K, Hello, PeerInfo, QuantisedDelta, Table, run_id, sign_record
 from spikemesh.crdt import (
     CHUNK_COORDINATES,
+    Branch,
     Contribution,
     Genesis,
     LogSummary,
@@ -100,5 +101,8 @@ SYNC = SyncMessage(
     set_digest=b"\x05" * 32,
     sum_digest=b"\x06" * 32,
     table=(LogSummary(PastEntry(b"\x01" * 32, 7, (9, 12)), b"\x07" * 32),),
+    complete=("a", "0f" * 32),
+    branches=(Branch("0f", (b"\x08" * 16,) * 16),),
+    start="compare",
     records=(CONTRIBUTION.wire,),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from spikemesh.crdt import Record, Replica, SyncMessage, SyncState, next_message, receive
@@ -22,8 +22,8 @@ class Node:
     states: dict[int, SyncState] = field(default_factory=dict)
     waiting: list[Record] = field(default_factory=list)
 
-    def speak(self, peer: int) -> SyncMessage | None:
-        self.states[peer], message = next_message(self.replica, self.states.get(peer, SyncState()))
+    def speak(self, peer: int, news: Collection[bytes] = ()) -> SyncMessage | None:
+        self.states[peer], message = next_message(self.replica, self.states.get(peer, SyncState()), news)
         if message is not None:
             assert sum(map(len, message.records)) <= MAX_RECORDS_BYTES
             assert len(set(message.records)) == len(message.records)
@@ -75,6 +75,7 @@ def talk(
     numbers: tuple[int, int] = (0, 1),
     max_messages: int = 1_000,
     before_speaking: Callable[[Node], None] = Node.fold,
+    news: Collection[bytes] = (),
 ) -> Transcript:
     """One speaks, the other answers, until neither has anything to say. A node folds what arrived before it speaks."""
     transcript, nodes = Transcript(), dict(zip(numbers, (a, b), strict=True))
@@ -82,7 +83,7 @@ def talk(
     while silent < 2:
         listener = numbers[0] + numbers[1] - speaker
         before_speaking(nodes[speaker])
-        message = nodes[speaker].speak(listener)
+        message = nodes[speaker].speak(listener, news if speaker == numbers[0] else ())
         if message is None:
             silent += 1
         else:

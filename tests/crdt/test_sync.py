@@ -8,13 +8,14 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spikemesh.crdt import LogSummary, PastEntry, Record, SyncMessage, SyncState, next_message, receive
-from spikemesh.crdt.sync import MAX_RECORDS_BYTES
+from spikemesh.crdt.sync import LEAF_AUTHORS, MAX_RECORDS_BYTES
 from tests.crdt import laws
-from tests.crdt.exchange import Node, make_nodes, talk, wires_of
+from tests.crdt.exchange import Node, Transcript, make_nodes, talk, wires_of
 from tests.crdt.strategies import AUTHORS, Universe, contribution, delta_hash, knowing, universes
 from tests.crdt.test_orders import build_universe
 
@@ -222,7 +223,7 @@ def test_equals_send_no_records_whatever_their_tables_say() -> None:
     answer = a.speak(1)
     assert answer is not None
     assert not answer.records
-    assert answer.table is None
+    assert not answer.table and not answer.complete
 
 
 # Forgetting: a node may start over with a peer at any time, and the peer does not know that it did.
@@ -374,17 +375,69 @@ def test_both_speaking_at_once() -> None:
         (LogSummary(PastEntry(AUTHORS[0], 3, ()), bytes(32)), LogSummary(PastEntry(AUTHORS[0], 1, ()), bytes(32))),
     ],
 )
-def test_strange_tables_only_cost_a_message_each(table: tuple[LogSummary, ...]) -> None:
+def test_strange_tables_only_cost_a_few_messages_each(table: tuple[LogSummary, ...]) -> None:
     universe = build_universe(300)
     mine = universe.replica(universe.records)
     state = SyncState()
     for _ in range(5):
         message = SyncMessage(set_digest=bytes(32), sum_digest=bytes(32), table=table)
         state = receive(state, message)
-        for _ in range(2):
+        for _ in range(3):  # a start, rows, the outline
             state, _ = next_message(mine, state)
         assert next_message(mine, state)[1] is None
     assert len(state.sent) <= len(mine.records)
+
+
+# Many authors: the outline is told level by level.
+
+
+def crowd(number: int, count: int = 1000) -> list[Record]:
+    """A record each of `count` authors."""
+    name = sorted(VALUES)[0]
+    return [contribution(blake3(b"author %d of %d" % (n, number)).digest(), 1, 1, name) for n in range(count)]
+
+
+def authors_told(transcript: Transcript) -> int:
+    return sum(len(message.table) + len(message.complete) for _, message in transcript.said)
+
+
+@pytest.mark.parametrize("missing", [(0, 0), (1, 0), (0, 1), (3, 2), (500, 500), (1000, 0), (0, 1000)])
+def test_a_crowd_is_compared_by_its_differences(missing: tuple[int, int]) -> None:
+    everyone = crowd(0)
+    known = everyone[missing[0] :], everyone[: len(everyone) - missing[1]]
+    a, b = make_nodes(universe_of(everyone), *known)
+    transcript = talk(a, b, wires_of(everyone))
+    assert_equal(a, b)
+    assert len(transcript.records_by(0)) == missing[1] and len(transcript.records_by(1)) == missing[0]
+    differences = sum(missing)
+    branches = [branch for _, message in transcript.said for branch in message.branches]
+    assert len(branches) <= 3 * differences
+    assert authors_told(transcript) <= 2 * len(everyone) and authors_told(transcript) <= 2 * LEAF_AUTHORS * differences
+
+
+def test_one_author_of_a_crowd_equivocates() -> None:
+    everyone = crowd(0)
+    other = [contribution(everyone[7].author, 1, 1, sorted(VALUES)[1])]
+    a, b = make_nodes(universe_of(everyone, other), everyone, [*everyone[:7], *other, *everyone[8:]])
+    talk(a, b, wires_of(everyone, other))
+    assert_equal(a, b)
+    assert len(a.replica.records.equivocations) == 1
+
+
+def test_news_cost_a_row_each_whatever_else_differs() -> None:
+    """Two of a crowd: B has other news, and is told this one without a comparison. Told again, it is not sent again."""
+    everyone, mine, theirs = crowd(0), crowd(1, 1), crowd(2, 5)
+    a, b = make_nodes(universe_of(everyone, mine, theirs), [*everyone, *mine], [*everyone, *theirs])
+    wires = wires_of(everyone, mine, theirs)
+    for expected in (1, 0):
+        a.forget(1)
+        transcript = talk(a, b, wires, news=[mine[0].author])
+        assert transcript.said[0][1].start == "news"
+        assert len(transcript.records_by(0)) == expected and not transcript.records_by(1)
+        assert authors_told(transcript) <= 3 and not any(message.branches for _, message in transcript.said)
+    a.forget(1)
+    talk(a, b, wires)
+    assert_equal(a, b)
 
 
 def test_states_and_messages_are_values() -> None:

@@ -18,8 +18,9 @@ from spikemesh.crdt import IntegerSum, Replica
 from spikemesh.errors import InvalidData, TransportError
 from spikemesh.node import BucketCalls, BucketConfig, BucketGossip, Node
 from spikemesh.node.clock import inline
+from spikemesh.sim.run import GENESIS, RUN_ID, contribution, identity, retraction
 from spikemesh.transport.bucket import Bucket
-from tests.node.world import GENESIS, RUN_ID, World, contribution, digests, identity, in_world, publish, retraction
+from tests.node.world import World, digests, in_world, publish
 from tests.s3_server import make_bucket, s3_server, use_s3
 
 CONFIG = BucketConfig(period_s=1.0, longest_period_s=8.0)

@@ -15,7 +15,8 @@ from spikemesh.codec import Refused, decode_message, encode_message, sign_record
 from spikemesh.crdt import Delta, IntegerSum, Replica, SyncMessage
 from spikemesh.errors import Divergence
 from spikemesh.node import Node
-from tests.node.world import World, contribution, digests, identity, in_world, make_delta, publish, retraction
+from spikemesh.sim.run import contribution, identity, make_delta, retraction
+from tests.node.world import World, digests, in_world, publish
 
 
 def test_a_contribution_reaches_everybody_through_any_peer(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from spikemesh.crdt import Contribution, Record
 from spikemesh.errors import BlobMissing
 from spikemesh.node import Ledger, Node
 from spikemesh.node.ledger import WINDOW_DELTAS
+from spikemesh.sim.run import GENESIS, RUN_ID, THETA0, contribution, retraction
 from spikemesh.store import BlobStore, Store
-from tests.node.world import GENESIS, RUN_ID, THETA0, World, contribution, digests, in_world, publish, retraction
+from tests.node.world import World, digests, in_world, publish
 
 LARGEST = max_delta_bytes(GENESIS.num_coordinates)
 WINDOW = WINDOW_DELTAS * LARGEST

@@ -13,9 +13,9 @@ from blake3 import blake3
 from spikemesh.codec import PART_BYTES, BlobPart, GetBlob, GetParts, Parts, Refused, decode_message, encode_message
 from spikemesh.errors import BlobGone, PeerUnreachable
 from spikemesh.node import KeptParts, fetch_blob
+from spikemesh.sim import run_virtually
+from spikemesh.sim.run import identity
 from spikemesh.transport import MemoryNetwork, MemoryTransport, PeerAddress
-from tests.node.world import identity
-from tests.virtual_time import run_virtually
 
 BLOB = random.Random(5).randbytes(8 * PART_BYTES + 1234)
 DIGEST = blake3(BLOB).digest()

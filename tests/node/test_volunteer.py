@@ -12,7 +12,8 @@ import pytest
 from spikemesh.crdt import CausalContext, PastEntry
 from spikemesh.node import Node, Plan, Volunteer, run_round
 from spikemesh.node.volunteer import crowd
-from tests.node.world import THETA0, NumpyTrainee, World, contribution, digests, identity, in_world, publish
+from spikemesh.sim.run import THETA0, contribution, identity
+from tests.node.world import NumpyTrainee, World, digests, in_world, publish
 
 
 def volunteer(world: World, node: Node, number: int, *, num_rounds: int = 4) -> tuple[Volunteer, NumpyTrainee]:

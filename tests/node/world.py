@@ -14,74 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from spikemesh.codec import (
-    TOP_K,
-    QuantisedDelta,
-    encode_delta,
-    quantise,
-    run_id,
-    select_top_k,
-    sign_record,
-)
-from spikemesh.crdt import Contribution, Genesis, Record, Retraction, TensorSpec
-from spikemesh.node import WINDOW_BYTES, Identity, Ledger, Node
+from spikemesh.codec import TOP_K, QuantisedDelta, encode_delta, quantise, select_top_k
+from spikemesh.crdt import Record
+from spikemesh.node import WINDOW_BYTES, Ledger, Node
 from spikemesh.node.clock import inline
+from spikemesh.sim import VirtualClock, run_virtually
+from spikemesh.sim.run import GENESIS, NUM_COORDINATES, RUN_ID, THETA0, identity
 from spikemesh.store import Store
 from spikemesh.transport import Link, MemoryNetwork, MemoryTransport
-from tests.virtual_time import VirtualClock
-
-NUM_COORDINATES = 300
-THETA0 = np.linspace(-1, 1, NUM_COORDINATES, dtype=np.float32)
-
-
-def identity(number: int) -> Identity:
-    return Identity(blake3(b"volunteer %d" % number).digest())
-
-
-GENESIS = Genesis(
-    name="test",
-    founder=identity(0).id,
-    model={},
-    recipe={},
-    tensors=(TensorSpec("w", (NUM_COORDINATES,), NUM_COORDINATES, False),),
-    init_hash=bytes(32),
-    init_bytes=1,
-)
-RUN_ID = run_id(GENESIS)
-
-
-def make_delta(seed: int) -> bytes:
-    values = np.random.default_rng(seed).standard_normal(NUM_COORDINATES).astype(np.float32) * 0.01
-    indices = select_top_k(values, 0.25)
-    codes, scales = quantise(values[indices], TOP_K, GENESIS.grid_exponent)
-    return encode_delta(QuantisedDelta(NUM_COORDINATES, indices, codes, scales, TOP_K))
-
-
-def contribution(author: int, seq: int, *, delta: bytes | None = None, weight: int = 1024) -> tuple[Record, bytes]:
-    """A signed record of volunteer `author` and the delta it names."""
-    data = make_delta(author * 1000 + seq) if delta is None else delta
-    body = Contribution(
-        run_id=RUN_ID,
-        author=identity(author).id,
-        seq=seq,
-        past=(),
-        weight=weight,
-        delta_hash=blake3(data).digest(),
-        delta_bytes=len(data),
-        num_tokens=1,
-    )
-    return sign_record(body, identity(author).private_key), data
-
-
-def retraction(author: int, seq: int, *targets: Record) -> Record:
-    body = Retraction(
-        run_id=RUN_ID,
-        author=identity(author).id,
-        seq=seq,
-        past=(),
-        targets=tuple(sorted(record.id for record in targets)),
-    )
-    return sign_record(body, identity(author).private_key)
 
 
 async def publish(node: Node, record: Record, delta: bytes | None = None) -> None:
@@ -219,7 +159,6 @@ class NumpyTrainee:
 
 def in_world(folder: Path, story: Callable[[World], Coroutine[Any, Any, None]], **options: Any) -> None:
     """Run `story` in a new world, in virtual time."""
-    from tests.virtual_time import run_virtually
 
     async def tell() -> None:
         async with World(folder, **options) as world:

@@ -14,11 +14,11 @@ import typer
 from spikemesh.cli.exits import EXIT_CODES_HELP, exit_code, first_error
 from spikemesh.cli.names import shown
 
-VERBS = ("demo", "init", "join", "status", "generate", "export", "merge", "verify", "inspect")
+VERBS = ("demo", "init", "join", "status", "generate", "export", "merge", "verify", "inspect", "simulate")
 """In the order of the help. Each is a function of that name in the module of that name."""
 
-FILE_VERBS = ("generate", "export", "merge", "verify", "inspect")
-"""These multiply no matrices. NumPy's BLAS would start threads for it, which spin where files are to be read."""
+PLAIN_VERBS = ("generate", "export", "merge", "verify", "inspect", "simulate")
+"""These multiply no matrices. NumPy's BLAS would start threads for it, which spin where other work is to be done."""
 
 
 def build_app(verb: str | None = None) -> typer.Typer:
@@ -44,7 +44,7 @@ def _several() -> None:
 def main() -> None:
     """Run one command; every expected failure ends in one sentence on stderr and an exit code of the table."""
     verb = sys.argv[1] if len(sys.argv) > 1 else None
-    if verb in FILE_VERBS:
+    if verb in PLAIN_VERBS:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         build_app(verb)()

@@ -15,18 +15,18 @@ Types bound what they can; `decode_message` checks the rest, so that a handler n
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from spikemesh.codec.canonical import HASH_BYTES, Hash, Id, encode, parse
+from spikemesh.codec.canonical import HASH_BYTES, ID_BYTES, Hash, Id, encode, parse
 from spikemesh.codec.delta import MAX_COORDINATES
 from spikemesh.codec.records import MAX_BLOB_BYTES, MAX_GENESIS_BYTES, MAX_RECORD_BYTES, past_flaws
-from spikemesh.crdt import CHUNK_COORDINATES, LogSummary, SyncMessage
+from spikemesh.crdt import CHUNK_COORDINATES, PART_DIGEST_BYTES, Branch, LogSummary, SyncMessage
 from spikemesh.errors import InvalidData
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 MAX_PART_BYTES = 4 << 20
 """Of a blob in one message."""
@@ -38,6 +38,8 @@ MAX_MESSAGE_BYTES = MAX_PART_BYTES + (64 << 10)
 MAX_SYNC_RECORDS_BYTES = 1 << 20
 MAX_SYNC_RECORDS = 8192
 MAX_SYNC_AUTHORS = 65_536
+MAX_SYNC_BRANCHES = 256
+BRANCH_DIGESTS = 16
 MAX_ADDRESSES = 16
 MAX_PEERS = 64
 MAX_CHUNKS = MAX_COORDINATES // CHUNK_COORDINATES
@@ -48,6 +50,7 @@ URL_CHARS = frozenset(map(chr, range(33, 127)))
 PORTS = frozenset(map(str, range(1, 65_536)))
 
 Address = Annotated[str, Meta(max_length=64)]
+Prefix = Annotated[str, Meta(max_length=2 * ID_BYTES, pattern=r"\A[0-9a-f]*\Z")]
 Wire = Annotated[bytes, Meta(min_length=1, max_length=MAX_RECORD_BYTES)]
 Relay = Annotated[str, Meta(max_length=256)]
 Size = Annotated[int, Meta(ge=0, le=MAX_BLOB_BYTES)]
@@ -134,12 +137,23 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", forbid_u
     text: Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 
 
+class _Branch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    prefix: Annotated[str, Meta(max_length=2 * ID_BYTES - 1, pattern=r"\A[0-9a-f]*\Z")]
+    digests: Annotated[
+        tuple[Annotated[bytes, Meta(min_length=PART_DIGEST_BYTES, max_length=PART_DIGEST_BYTES)], ...],
+        Meta(min_length=BRANCH_DIGESTS, max_length=BRANCH_DIGESTS),
+    ]
+
+
 class _Sync(msgspec.Struct, frozen=True, kw_only=True, tag="sync", forbid_unknown_fields=True):
     """`SyncMessage` as it is read: counts are judged before anything behind them is."""
 
     set_digest: Hash
     sum_digest: Hash
-    table: Annotated[tuple[LogSummary, ...], Meta(max_length=MAX_SYNC_AUTHORS)] | None = None
+    start: Literal["compare", "news"] | None = None
+    table: Annotated[tuple[LogSummary, ...], Meta(max_length=MAX_SYNC_AUTHORS)] = ()
+    complete: Annotated[tuple[Prefix, ...], Meta(max_length=MAX_SYNC_AUTHORS)] = ()
+    branches: Annotated[tuple[_Branch, ...], Meta(max_length=MAX_SYNC_BRANCHES)] = ()
     records: Annotated[tuple[Wire, ...], Meta(max_length=MAX_SYNC_RECORDS)] = ()
 
 
@@ -207,10 +221,18 @@ def check_peer(peer: PeerInfo) -> None:
 
 
 def _sync_message(read: _Sync) -> SyncMessage:
-    for flaw in past_flaws(tuple(row.coverage for row in read.table or ()), MAX_SYNC_AUTHORS, MAX_MESSAGE_BYTES):
+    for flaw in past_flaws(tuple(row.coverage for row in read.table), MAX_SYNC_AUTHORS, MAX_MESSAGE_BYTES):
         raise InvalidData(flaw)
-    if any(len(row.digest) != HASH_BYTES for row in read.table or ()):
+    if any(len(row.digest) != HASH_BYTES for row in read.table):
         raise InvalidData(f"a digest in the table of a sync message must have {HASH_BYTES} bytes")
     if sum(map(len, read.records)) > MAX_SYNC_RECORDS_BYTES:
         raise InvalidData(f"records in a sync message must have at most {MAX_SYNC_RECORDS_BYTES} bytes in all")
-    return SyncMessage(set_digest=read.set_digest, sum_digest=read.sum_digest, table=read.table, records=read.records)
+    return SyncMessage(
+        set_digest=read.set_digest,
+        sum_digest=read.sum_digest,
+        start=read.start,
+        table=read.table,
+        complete=read.complete,
+        branches=tuple(Branch(branch.prefix, branch.digests) for branch in read.branches),
+        records=read.records,
+    )

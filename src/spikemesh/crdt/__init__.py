@@ -5,7 +5,7 @@
 
 from spikemesh.crdt.context import CausalContext
 from spikemesh.crdt.integer_sum import QUANTUM_BITS, Addend, Delta, IntegerSum
-from spikemesh.crdt.orset import RecordSet
+from spikemesh.crdt.orset import PART_DIGEST_BYTES, RecordSet
 from spikemesh.crdt.records import (
     MAX_SEQ,
     WEIGHT_ONE,
@@ -17,7 +17,7 @@ from spikemesh.crdt.records import (
     TensorSpec,
 )
 from spikemesh.crdt.replica import Replica
-from spikemesh.crdt.sync import LogSummary, SyncMessage, SyncState, next_message, receive
+from spikemesh.crdt.sync import Branch, LogSummary, SyncMessage, SyncState, next_message, receive
 from spikemesh.kernels.rice import CHUNK_COORDINATES
 
 STATE_TYPES = (CausalContext, RecordSet, Replica)
@@ -25,10 +25,12 @@ STATE_TYPES = (CausalContext, RecordSet, Replica)
 __all__ = [
     "CHUNK_COORDINATES",
     "MAX_SEQ",
+    "PART_DIGEST_BYTES",
     "QUANTUM_BITS",
     "STATE_TYPES",
     "WEIGHT_ONE",
     "Addend",
+    "Branch",
     "CausalContext",
     "Contribution",
     "Delta",

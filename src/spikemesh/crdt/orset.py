@@ -10,6 +10,7 @@ Visible = a contribution that
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,9 @@ from spikemesh.crdt.records import Contribution, PastEntry, Record, Retraction
 
 Log = Mapping[int, tuple[Record, ...]]
 """One author's records by sequence number. Two under one number, sorted by id, prove an equivocation."""
+
+ID_DIGITS = 64
+PART_DIGEST_BYTES = 16
 
 PROOF = 2
 """Of the records signed for one number the two with the smallest ids are kept: enough to prove it, a bound on what an
@@ -127,10 +131,51 @@ class RecordSet:
             digest = self.log_digests[author] = blake3(ids).digest()
         return digest
 
+    def last(self, author: bytes) -> int:
+        """The largest sequence number of this author's records, 0 if there are none."""
+        return max(self.logs.get(author, {}), default=0)
+
+    def coverage(self, author: bytes) -> PastEntry:
+        """Which sequence numbers of this author, who must have some, are here."""
+        (entry,) = CausalContext.from_entries([PastEntry(author, 0, tuple(self.logs[author]))]).entries()
+        return entry
+
+    def authors(self, prefix: str = "") -> list[bytes]:
+        """In byte order, those whose ids begin with these hex digits."""
+        start, stop = (bisect_left(self._authors, bound) for bound in _bounds(prefix))
+        return self._authors[start:stop]
+
+    def part_digest(self, prefix: str) -> bytes:
+        """16 bytes that are equal for equal records of the authors whose ids begin with these hex digits.
+
+        Whoever makes two parts with one digest, about 2**64 hashes of work, hides a difference from one comparison.
+        """
+        digest = self._part_digests.get(prefix)
+        if digest is None:
+            digest = self._part_digests[prefix] = self._hash(self.authors(prefix))[:PART_DIGEST_BYTES]
+        return digest
+
     @cached_property
     def digest(self) -> bytes:
         """32 bytes that are equal for equal sets of records."""
-        return blake3(b"".join(author + self.log_digest(author) for author in sorted(self.logs))).digest()
+        return self._hash(self._authors)
+
+    @cached_property
+    def _authors(self) -> list[bytes]:
+        return sorted(self.logs)
+
+    @cached_property
+    def _part_digests(self) -> dict[str, bytes]:
+        return {}
+
+    def _hash(self, authors: list[bytes]) -> bytes:
+        return blake3(b"".join(author + self.log_digest(author) for author in authors)).digest()
+
+
+def _bounds(prefix: str) -> tuple[bytes, bytes]:
+    """The lowest id that begins with these hex digits, and one above all of them."""
+    first = bytes.fromhex(prefix.ljust(ID_DIGITS, "0"))
+    return first, bytes.fromhex(prefix.ljust(ID_DIGITS, "f")) + b"\0"
 
 
 def _kept(held: tuple[Record, ...], record: Record) -> tuple[Record, ...]:

@@ -56,6 +56,9 @@ class PastEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     prefix: int
     extras: tuple[int, ...] = ()
 
+    def covers(self, seq: int) -> bool:
+        return 0 < seq <= self.prefix or seq in self.extras
+
 
 class Contribution(msgspec.Struct, frozen=True, kw_only=True, tag="contribution", forbid_unknown_fields=True):
     """One author's addition to the sum: `weight` times the delta whose bytes hash to `delta_hash`.

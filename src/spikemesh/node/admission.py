@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from blake3 import blake3
 
@@ -26,7 +27,9 @@ from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
 
-MAX_CONCURRENT_FETCHES = 4
+MAX_FETCHES = 8
+MAX_FETCHES_PER_SOURCE = 4
+"""At a time. A source that is slow to answer takes up half of the places at most."""
 MAX_BATCH_RECORDS = 64
 """Records that become durable in one transaction, so that a newcomer's history does not cost one each."""
 MAX_OTHER_SOURCES = 3
@@ -42,8 +45,11 @@ class BlobSource(Protocol):
 
 
 class Admission:
-    """Serialises what changes the ledger. `changed` is called after each insert, `behind` with a peer that told of a
-    record whose delta nobody keeps any more."""
+    """Serialises what changes the ledger.
+
+    `changed` is called with the records of each insert, `behind` with a peer that told of a record whose delta nobody
+    keeps any more.
+    """
 
     def __init__(
         self,
@@ -52,13 +58,14 @@ class Admission:
         transport: Transport,
         peers: PeerTable,
         offload: Offload,
-        changed: Callable[[], None],
+        changed: Callable[[list[Record]], None],
         behind: Callable[[PeerAddress], None],
     ) -> None:
         self._ledger, self._transport, self._peers = ledger, transport, peers
         self._offload, self._changed, self._behind = offload, changed, behind
         self._lock = asyncio.Lock()
-        self._fetches = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
+        self._fetches = asyncio.Semaphore(MAX_FETCHES)
+        self._per_source: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
         self._in_flight: set[bytes] = set()
         self._refused: OrderedDict[bytes, None] = OrderedDict()
         self._kept = KeptParts()
@@ -95,7 +102,7 @@ class Admission:
         """Make checked records and blobs durable and part of the replica; on disk before it returns."""
         async with self._lock:
             await self._offload(self._ledger.insert, records, blobs)
-        self._changed()
+        self._changed(records)
 
     def _claim(self, wire: bytes) -> bool:
         digest = blake3(wire).digest()
@@ -122,7 +129,6 @@ class Admission:
         """Join a checked snapshot; durable when it returns."""
         async with self._lock:
             await self._offload(self._ledger.adopt, snapshot)
-        self._changed()
 
     async def _take(self, records: list[Record], source: PeerAddress | BlobSource) -> None:
         needed = self._ledger.needed(records)
@@ -146,7 +152,9 @@ class Admission:
 
     async def _fetch(self, contribution: Contribution, source: PeerAddress | BlobSource) -> bytes | None:
         """The checked blob of a contribution, or None when it could not be had now."""
-        async with self._fetches:
+        origin = source.id if isinstance(source, PeerAddress) else b"bucket"
+        own = self._per_source.setdefault(origin, asyncio.Semaphore(MAX_FETCHES_PER_SOURCE))
+        async with own, self._fetches:
             try:
                 blob = await self._blob(contribution.delta_hash, contribution.delta_bytes, source)
                 await self._offload(self._ledger.check_blob, contribution, blob)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from spikemesh.codec import Hello, Message, Refused, Welcome
 from spikemesh.crdt import SyncMessage, SyncState, next_message, receive
@@ -27,8 +28,18 @@ log = logging.getLogger("spikemesh.node")
 MAX_TURNS = 64
 """Messages one side sends in one exchange at most; 64 of half a megabyte of records, the rest in the next one."""
 
+GREET_SHARE = 0.5
+"""Of the comparisons, so many begin with a greeting, of somebody who did not answer yet if there is one: that is how
+peers are found, and found again. The others, and all news, go to peers that answer."""
+
+MAX_NEWS = 64
+"""Authors told of at once. Who learns of more in one go has caught up, and the others know them."""
+
 MAX_INBOX = 32
 """Messages with records that wait to be taken in; a peer that finds the inbox full comes again."""
+
+MAX_ADMISSIONS = 8
+"""Of these are taken in at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +47,7 @@ class GossipConfig:
     """`period_s` between two comparisons with a random peer; news go to `fanout` peers at once."""
 
     period_s: float = 2.0
-    fanout: int = 6
+    fanout: int = 3
 
 
 class Gossip:
@@ -55,12 +66,14 @@ class Gossip:
         self._config, self._hello, self._ledger, self._admission = config, hello, ledger, admission
         self._peers, self._transport, self._clock, self._rng = peers, transport, clock, rng
         self._news = asyncio.Event()
-        self._busy: set[bytes] = set()
+        self._fresh: dict[bytes, None] = {}
+        self._busy: dict[bytes, dict[bytes, None]] = {}  # who is talked to, and news for afterwards
         self._inbox: asyncio.Queue[tuple[Peer, tuple[bytes, ...]]] = asyncio.Queue(MAX_INBOX)
         self.diverged: set[bytes] = set()
 
-    def announce(self) -> None:
-        """There is news: the push loop carries it out."""
+    def announce(self, authors: Iterable[bytes]) -> None:
+        """There are new records of these authors: the push loop tells others."""
+        self._fresh.update(dict.fromkeys(authors))
         self._news.set()
 
     async def push_forever(self) -> None:
@@ -69,27 +82,39 @@ class Gossip:
             while True:
                 await self._news.wait()
                 self._news.clear()
+                news, self._fresh = tuple(islice(self._fresh, MAX_NEWS)), {}
                 for peer in self._peers.choose(self._config.fanout):
-                    exchanges.create_task(self.exchange(peer))
+                    exchanges.create_task(self.exchange(peer, news))
 
     async def reconcile_forever(self) -> None:
         async with asyncio.TaskGroup() as exchanges:
             while True:
                 await self._clock.sleep(self._config.period_s * self._rng.uniform(0.75, 1.25))
-                for peer in self._peers.choose(1):
-                    exchanges.create_task(self._reconcile(peer))
+                greeting = self._rng.random() < GREET_SHARE
+                for peer in self._peers.choose(1, strangers=greeting):
+                    exchanges.create_task(self._reconcile(peer, greeting or not peer.answered))
 
-    async def _reconcile(self, peer: Peer) -> None:
+    async def _reconcile(self, peer: Peer, greeting: bool) -> None:
         """Compare everything, whatever was said before."""
-        if peer.address.id not in self._busy and await self.greet(peer.address):
-            peer.sync = SyncState()
-            await self.exchange(peer)
+        if peer.address.id in self._busy or (greeting and not await self.greet(peer.address)):
+            return
+        peer.sync = SyncState()
+        await self.exchange(peer)
 
     async def admit_forever(self) -> None:
-        """Take in what peers brought of their own accord, in the order they came."""
-        while True:
-            peer, wires = await self._inbox.get()
-            await self._admission.admit(wires, peer.address)
+        """Take in what peers brought of their own accord. One whose deltas are slow to come holds up no other."""
+        places = asyncio.Semaphore(MAX_ADMISSIONS)
+
+        async def admit(peer: Peer, wires: tuple[bytes, ...]) -> None:
+            try:
+                await self._admission.admit(wires, peer.address)
+            finally:
+                places.release()
+
+        async with asyncio.TaskGroup() as admissions:
+            while True:
+                await places.acquire()
+                admissions.create_task(admit(*await self._inbox.get()))
 
     async def greet(self, address: PeerAddress) -> bool:
         """Say who and where we are, learn who else takes part. False when there is no answer."""
@@ -104,14 +129,25 @@ class Gossip:
             self._peers.learn(address_of(other))
         return True
 
-    async def exchange(self, peer: Peer) -> bool:
-        """Talk to one peer until neither side has anything to say. False when it does not answer."""
-        if peer.address.id in self._busy:
+    async def exchange(self, peer: Peer, news: tuple[bytes, ...] = ()) -> bool:
+        """Talk to one peer until neither side has anything to say. False when it does not answer.
+
+        With `news`, authors of new records, only of these; else of everything in which the two differ.
+        """
+        if (waiting := self._busy.get(peer.address.id)) is not None:
+            waiting.update(dict.fromkeys(news))
             return True
-        self._busy.add(peer.address.id)
+        waiting = self._busy[peer.address.id] = {}
+        answered = await self._exchange(peer, news)
+        del self._busy[peer.address.id]
+        return answered and (not waiting or await self.exchange(peer, tuple(waiting)))
+
+    async def _exchange(self, peer: Peer, news: tuple[bytes, ...]) -> bool:
+        if news:
+            peer.sync = SyncState()
         try:
             for _ in range(MAX_TURNS):
-                peer.sync, message = next_message(self._ledger.replica, peer.sync)
+                peer.sync, message = next_message(self._ledger.replica, peer.sync, news)
                 if message is None:
                     break
                 reply = await ask(self._transport, peer.address, message, SyncMessage)
@@ -120,8 +156,6 @@ class Gossip:
             log.info("exchange broken off: %s", error)
             self._peers.failed(peer.address.id)
             return False
-        finally:
-            self._busy.discard(peer.address.id)
         self._peers.succeeded(peer.address.id)
         return True
 

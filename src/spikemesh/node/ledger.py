@@ -22,7 +22,8 @@ from blake3 import blake3
 from spikemesh.codec import PackedDelta, decode_record, max_delta_bytes, read_delta
 from spikemesh.crdt import Contribution, Genesis, IntegerSum, Record, RecordSet, Replica
 from spikemesh.errors import BlobMissing, InvalidData, StoreCorrupt
-from spikemesh.store import RecordRow, Store
+from spikemesh.node.holdings import Holdings
+from spikemesh.store import RecordRow
 
 log = logging.getLogger("spikemesh.node")
 
@@ -44,7 +45,7 @@ class Ledger:
 
     def __init__(
         self,
-        store: Store,
+        store: Holdings,
         genesis: Genesis,
         run_id: bytes,
         theta0: npt.NDArray[np.float32],
@@ -66,7 +67,7 @@ class Ledger:
     @classmethod
     def open(
         cls,
-        store: Store,
+        store: Holdings,
         genesis: Genesis,
         run_id: bytes,
         theta0: npt.NDArray[np.float32],
@@ -111,7 +112,7 @@ class Ledger:
 
     def next_seq(self, author: bytes) -> int:
         """The number that an author's next record may have: above all that were ever on this disk, in use or not."""
-        return 1 + max(self.replica.records.context.last(author), self._last_stored.get(author, 0))
+        return 1 + max(self.replica.records.last(author), self._last_stored.get(author, 0))
 
     @property
     def num_coordinates(self) -> int:
@@ -131,7 +132,9 @@ class Ledger:
         before, after = self.replica.records.visible, self.replica.records.insert(records).visible
         changed = {**before, **after}
         return [
-            changed[tag] for tag in before.keys() ^ after.keys() if not self.store.blobs.has(changed[tag].delta_hash)
+            changed[tag]
+            for tag in sorted(before.keys() ^ after.keys())  # in the same order on every run
+            if not self.store.blobs.has(changed[tag].delta_hash)
         ]
 
     def check_blob(self, contribution: Contribution, blob: bytes) -> None:

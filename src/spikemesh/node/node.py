@@ -49,7 +49,8 @@ from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
 
-MAX_WELCOME_PEERS = 64
+NUM_WELCOME_PEERS = 8
+"""Told to whoever says hello, at random: everybody says it often, and who is told of all meets the same few."""
 MAX_GREETED = 16
 """Contacts greeted at once on the way in; the others are met by gossip."""
 SNAPSHOT_TRIES = 5
@@ -254,9 +255,9 @@ class Node:
             return Refused(reason="run", text=f"this node takes part in run {self.ledger.run_id.hex()[:8]}")
         if hello.address.id != peer_id:
             return Refused(reason="identity", text="the hello names another key than the connection")
-        known = [_info(address) for address in self.peers.addresses() if address.id != peer_id]
+        known = self.peers.sample(NUM_WELCOME_PEERS, without=peer_id)
         self.peers.learn(address_of(hello.address))
-        return Welcome(peers=tuple(known[:MAX_WELCOME_PEERS]))
+        return Welcome(peers=tuple(map(_info, known)))
 
     def _blob_part(self, wanted: GetBlob) -> Message:
         length = min(wanted.length, MAX_PART_BYTES)
@@ -292,8 +293,8 @@ class Node:
                 self._part_lists.pop(next(iter(self._part_lists)), None)
         return known
 
-    def _changed(self) -> None:
-        self.gossip.announce()
+    def _changed(self, records: list[Record]) -> None:
+        self.gossip.announce(record.author for record in records)
         for bucket in self.buckets:
             bucket.announce()
 

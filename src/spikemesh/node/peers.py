@@ -12,7 +12,7 @@ from spikemesh.transport import PeerAddress
 
 MAX_PEERS = 256
 FIRST_RETRY_S = 1.0
-LAST_RETRY_S = 30.0
+LAST_RETRY_S = 8.0
 
 
 def address_of(info: PeerInfo) -> PeerAddress:
@@ -60,14 +60,26 @@ class PeerTable:
         ranked = sorted(self._peers.values(), key=lambda peer: (not peer.answered, peer.failures, peer.address.id))
         return tuple(peer.address for peer in ranked)
 
+    def sample(self, count: int, *, without: bytes) -> list[PeerAddress]:
+        """Up to `count` peers to tell somebody of: random ones that answer, then random others."""
+        answering = [peer.address for peer in self._peers.values() if peer.answered and peer.address.id != without]
+        if len(answering) >= count:
+            return self._rng.sample(answering, count)
+        others = [peer.address for peer in self._peers.values() if not peer.answered and peer.address.id != without]
+        return answering + self._rng.sample(others, min(count - len(answering), len(others)))
+
     def num_alive(self) -> int:
         return sum(peer.answered for peer in self._peers.values())
 
-    def choose(self, count: int) -> list[Peer]:
-        """Up to `count` random peers worth asking now: not waiting for their next try."""
+    def choose(self, count: int, *, strangers: bool = False) -> list[Peer]:
+        """Up to `count` random peers worth asking now: those that answer, or those that do not, before the others."""
         now_s = self._clock.monotonic_s()
-        ready = [peer for _, peer in sorted(self._peers.items()) if peer.retry_at_s <= now_s]
-        return self._rng.sample(ready, min(count, len(ready)))
+        ready = [peer for peer in self._peers.values() if peer.retry_at_s <= now_s]
+        wanted = [peer for peer in ready if peer.answered is not strangers]
+        if len(wanted) >= count:
+            return self._rng.sample(wanted, count)
+        others = [peer for peer in ready if peer.answered is strangers]
+        return wanted + self._rng.sample(others, min(count - len(wanted), len(others)))
 
     def succeeded(self, peer_id: bytes) -> None:
         if (peer := self._peers.get(peer_id)) is not None:

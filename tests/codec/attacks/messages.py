@@ -35,8 +35,8 @@ def _sync(last: bytes) -> bytes:
 
 
 def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "hello", {"run_id": H[:31], "address": PEER, "version": 1}
-    for version in (0, 2, -1, 1 << 20, "1"):
+    yield "hello", {"run_id": H[:31], "address": PEER, "version": 2}
+    for version in (0, 1, 3, -1, 1 << 20, "1"):
         yield "hello", {"run_id": H, "address": PEER, "version": version}
     for change in (
         {"id": b""},
@@ -48,7 +48,7 @@ def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
         {"relay_url": "https://\u00e9"},
         {"more": 1},
     ):
-        yield "hello", {"run_id": H, "address": {**PEER, **change}, "version": 1}
+        yield "hello", {"run_id": H, "address": {**PEER, **change}, "version": 2}
     for address in (
         "",
         ":",
@@ -111,6 +111,17 @@ def _sync_changes() -> Iterator[dict[str, Any]]:
     yield {"table": [[[I, 1, []], H], [[I, 1, []], H]]}
     yield {"table": [[[I, 1, []], H], [[H, 1, []], H]]}
     yield {"table": [[[I, 0, []], H]]}
+    yield {"start": "again"}
+    yield {"start": 1}
+    yield {"complete": ["A"]}
+    yield {"complete": ["0" * 65]}
+    yield {"complete": ["0\n"]}
+    yield {"complete": [""] * 65_537}
+    yield {"branches": [["", [bytes(16)] * 15]]}
+    yield {"branches": [["", [bytes(16)] * 15 + [bytes(17)]]]}
+    yield {"branches": [["0" * 64, [bytes(16)] * 16]]}
+    yield {"branches": [["g", [bytes(16)] * 16]]}
+    yield {"branches": [["", [bytes(16)] * 16]] * 257}
     yield {"table": [[[I, 1, [2]], H]]}
     yield {"table": [[[I, 1, []], H, 0]]}
     yield {"table": [[[n.to_bytes(32, "big"), 1, []], b""] for n in range(65_537)]}

@@ -16,6 +16,8 @@ class _JumpingSelector(selectors.DefaultSelector):
         self.now_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout == 0:  # something is ready in the loop itself
+            return []
         ready = super().select(0)
         if not ready:
             if timeout is None:
