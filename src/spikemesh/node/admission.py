@@ -120,7 +120,7 @@ class Admission:
 
     async def _fetch(self, contribution: Contribution, source: PeerAddress) -> bytes | None:
         """The checked blob of a contribution, or None when it could not be had now."""
-        others = [peer for peer in self._peers.addresses() if peer.id != source.id][:MAX_OTHER_SOURCES]
+        others = self._peers.sample(MAX_OTHER_SOURCES, without=source.id)
         own = self._per_source.setdefault(source.id, asyncio.Semaphore(MAX_FETCHES_PER_SOURCE))
         async with own, self._fetches:
             try:
