@@ -131,8 +131,12 @@ class Ledger:
             self.save()
 
     def adopt(self, snapshot: Replica) -> None:
-        """Join a peer's replica whose digests have been checked. Durable on return."""
-        joined = self.replica.join(snapshot, self.delta)
+        """Join a peer's replica whose digests have been checked. Durable on return.
+
+        From the snapshot's sum: the deltas of what came here meanwhile are here, those that the snapshot stands for are
+        not. `BlobMissing`, and nothing changed, if what came retracts some of these.
+        """
+        joined = snapshot.grown(self.replica.records.join(snapshot.records), self.delta)
         self._save_sum(joined, [_row(record) for record in joined.records])
         self.replica = joined
         self._remember()
