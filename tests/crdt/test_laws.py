@@ -178,7 +178,7 @@ def adds_in_float(universe: Universe, a: Replica, b: Replica) -> Replica:
     total = np.concatenate([chunk.values for chunk in a.sum.chunks]).astype(np.float32)
     before, after = a.records.visible, records.visible
     for sign, tags in ((1, after.keys() - before.keys()), (-1, before.keys() - after.keys())):
-        for tag in tags:
+        for tag in sorted(tags):
             body = before[tag] if sign < 0 else after[tag]
             delta = universe.delta(body)
             total[delta.indices] += delta.quanta.astype(np.float32) * np.float32(sign * body.weight)

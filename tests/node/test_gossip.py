@@ -139,6 +139,24 @@ def test_a_snapshot_that_breaks_off_is_not_fetched_twice(tmp_path: Path) -> None
     in_world(tmp_path, story)
 
 
+def test_a_snapshot_is_joined_to_what_came_meanwhile(tmp_path: Path) -> None:
+    """More came than the snapshot stands for: its deltas are not here, and it must still be the one to start from."""
+
+    async def story(world: World) -> None:
+        first, second = await world.start(1), await world.start(2)
+        for seq in range(1, 4):
+            await publish(first, *contribution(1, seq))
+        for seq in range(1, 6):
+            await publish(second, *contribution(2, seq))
+        await second.admission.adopt(first.ledger.replica)
+        for seq in range(1, 6):
+            await publish(first, *contribution(2, seq))
+        assert digests(second) == digests(first)
+        assert not second.ledger.store.blobs.has(contribution(1, 1)[0].body.delta_hash)
+
+    in_world(tmp_path, story)
+
+
 def test_a_retraction_undoes_to_the_bit_also_where_the_delta_never_was(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         first = await world.start(1)

@@ -30,7 +30,7 @@ def test_two_processes_do_the_same_things_at_the_same_moments() -> None:
     assert first["trace"] == simulate("chaos", num_nodes=40, seed=3).trace
 
 
-@pytest.mark.parametrize("name", ["chaos", "split-brain", "everybody-leaves-during-join"])
+@pytest.mark.parametrize("name", ["chaos", "flapping-peer"])
 def test_another_seed_is_another_run(name: str) -> None:
-    traces = {simulate(name, num_nodes=20, seed=seed).trace for seed in (1, 2, 3)}
+    traces = {simulate(name, num_nodes=20 if name == "chaos" else 4, seed=seed).trace for seed in (1, 2, 3)}
     assert len(traces) == 3

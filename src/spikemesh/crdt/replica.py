@@ -47,7 +47,7 @@ class Replica:
 
     def insert(self, records: Iterable[Record], deltas: Deltas) -> Replica:
         """A new replica that also knows `records`."""
-        return self._advance(self.records.insert(records), deltas)
+        return self.grown(self.records.insert(records), deltas)
 
     def join(self, other: Replica, deltas: Deltas) -> Replica:
         """Least upper bound of both. Returns a new value; neither operand changes.
@@ -62,9 +62,10 @@ class Replica:
             )
         records = self.records.join(other.records)
         nearer = min((self, other), key=lambda side: _distance(side.records.visible, records.visible))
-        return nearer._advance(records, deltas)
+        return nearer.grown(records, deltas)
 
-    def _advance(self, records: RecordSet, deltas: Deltas) -> Replica:
+    def grown(self, records: RecordSet, deltas: Deltas) -> Replica:
+        """The replica of `records`, a set that holds this one's, from this one's sum and the deltas that it lacks."""
         if records is self.records:
             return self
         if len(records.visible) > MAX_CONTRIBUTIONS:

@@ -175,7 +175,7 @@ class Admission:
     async def _blob(self, digest: bytes, num_bytes: int, source: PeerAddress | BlobSource | None) -> bytes:
         """From whoever told of it, if anybody did, then from other peers, then from the buckets."""
         peers = [source] if isinstance(source, PeerAddress) else []
-        peers += [peer for peer in self._peers.addresses() if peer not in peers][:MAX_OTHER_SOURCES]
+        peers += self._peers.sample(MAX_OTHER_SOURCES, without=peers[0].id if peers else b"")
         from_peers = partial(fetch_blob, self._transport, peers, kept=self._kept)
         buckets = sorted(self.buckets, key=lambda bucket: bucket is not source)
         ordered: list[Callable[[bytes, int], Awaitable[bytes]]] = [from_peers, *(bucket.blob for bucket in buckets)]

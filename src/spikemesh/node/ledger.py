@@ -162,11 +162,19 @@ class Ledger:
             self.save()
 
     def adopt(self, snapshot: Replica) -> None:
-        """Join a peer's replica whose digests have been checked. Durable on return."""
+        """Join a peer's replica whose digests have been checked. Durable on return.
+
+        From the snapshot's sum: the deltas of what came here meanwhile are here, those that the snapshot stands for are
+        not. From the own sum if not even that is so, as what came is older than the window. `BlobMissing`, and nothing
+        changed, if neither can be completed.
+        """
+        records = self.replica.records.join(snapshot.records)
+        if records is self.replica.records:
+            return
         try:
-            joined = self.replica.join(snapshot, self.delta)
-        except BlobMissing:  # what is nearer by count may need a delta that is not kept any more: start from the other
-            joined = snapshot.insert(self.replica.records, self.delta)
+            joined = snapshot.grown(records, self.delta)
+        except BlobMissing:
+            joined = self.replica.grown(records, self.delta)
         self._save_sum(joined, [_row(record) for record in joined.records])
         self.replica = joined
         self._remember()

@@ -175,7 +175,7 @@ class Node:
             try:
                 await self._adopt_snapshot(address)
                 break
-            except (PeerUnreachable, InvalidData) as error:
+            except (PeerUnreachable, InvalidData, BlobMissing) as error:
                 log.info("no snapshot: %s", error)
         for peer in self.peers.choose(len(answered)):
             await self.gossip.exchange(peer)

@@ -32,62 +32,76 @@ class Peer:
 
 
 class PeerTable:
+    """Peers that answer and peers that do not, apart, since a node picks from the first ones all the time."""
+
     def __init__(self, own_id: bytes, clock: Clock, rng: random.Random) -> None:
         self._own_id, self._clock, self._rng = own_id, clock, rng
-        self._peers: dict[bytes, Peer] = {}
+        self._answering: dict[bytes, Peer] = {}
+        self._silent: dict[bytes, Peer] = {}
 
     def learn(self, address: PeerAddress) -> None:
         """Remember a peer, or its new address. A full table keeps the peers that answer."""
         if address.id == self._own_id:
             return
-        known = self._peers.get(address.id)
+        known = self.get(address.id)
         if known is not None:
             if known.address != address:
                 known.address, known.retry_at_s = address, 0.0
             return
-        if len(self._peers) >= MAX_PEERS:
-            silent = [peer_id for peer_id, peer in self._peers.items() if not peer.answered]
-            if not silent:
+        if len(self._answering) + len(self._silent) >= MAX_PEERS:
+            if not self._silent:
                 return
-            del self._peers[self._rng.choice(silent)]
-        self._peers[address.id] = Peer(address)
+            del self._silent[self._rng.choice([*self._silent])]
+        self._silent[address.id] = Peer(address)
 
     def get(self, peer_id: bytes) -> Peer | None:
-        return self._peers.get(peer_id)
+        return self._answering.get(peer_id) or self._silent.get(peer_id)
 
     def addresses(self) -> tuple[PeerAddress, ...]:
         """Every known peer, those that answer first."""
-        ranked = sorted(self._peers.values(), key=lambda peer: (not peer.answered, peer.failures, peer.address.id))
-        return tuple(peer.address for peer in ranked)
+        ranked = sorted(self._silent.values(), key=lambda peer: (peer.failures, peer.address.id))
+        return tuple(self._answering[peer_id].address for peer_id in sorted(self._answering)) + tuple(
+            peer.address for peer in ranked
+        )
 
     def sample(self, count: int, *, without: bytes) -> list[PeerAddress]:
         """Up to `count` peers to tell somebody of: random ones that answer, then random others."""
-        answering = [peer.address for peer in self._peers.values() if peer.answered and peer.address.id != without]
-        if len(answering) >= count:
-            return self._rng.sample(answering, count)
-        others = [peer.address for peer in self._peers.values() if not peer.answered and peer.address.id != without]
-        return answering + self._rng.sample(others, min(count - len(answering), len(others)))
+        picked: list[PeerAddress] = []
+        for peers in (self._answering, self._silent):
+            ids = [peer_id for peer_id in self._pick(peers, count + 1 - len(picked)) if peer_id != without]
+            picked += [peers[peer_id].address for peer_id in ids]
+        return picked[:count]
 
     def num_alive(self) -> int:
-        return sum(peer.answered for peer in self._peers.values())
+        return len(self._answering)
 
     def choose(self, count: int, *, strangers: bool = False) -> list[Peer]:
         """Up to `count` random peers worth asking now: those that answer, or those that do not, before the others."""
-        now_s = self._clock.monotonic_s()
-        ready = [peer for peer in self._peers.values() if peer.retry_at_s <= now_s]
-        wanted = [peer for peer in ready if peer.answered is not strangers]
-        if len(wanted) >= count:
-            return self._rng.sample(wanted, count)
-        others = [peer for peer in ready if peer.answered is strangers]
-        return wanted + self._rng.sample(others, min(count - len(wanted), len(others)))
+        chosen: list[Peer] = []
+        for answering in (not strangers, strangers):
+            left = count - len(chosen)
+            if left and answering:
+                chosen += [self._answering[peer_id] for peer_id in self._pick(self._answering, left)]
+            elif left:
+                now_s = self._clock.monotonic_s()
+                ready = [peer for peer in self._silent.values() if peer.retry_at_s <= now_s]
+                chosen += self._rng.sample(ready, min(left, len(ready)))
+        return chosen
 
     def succeeded(self, peer_id: bytes) -> None:
-        if (peer := self._peers.get(peer_id)) is not None:
+        if (peer := self.get(peer_id)) is not None:
             peer.failures, peer.retry_at_s, peer.answered = 0, 0.0, True
+            self._silent.pop(peer_id, None)
+            self._answering[peer_id] = peer
 
     def failed(self, peer_id: bytes) -> None:
         """Wait twice as long as the last time, with jitter, and forget what was said: it may have restarted."""
-        if (peer := self._peers.get(peer_id)) is not None:
+        if (peer := self.get(peer_id)) is not None:
             wait_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(peer.failures, 10)) * self._rng.uniform(0.5, 1.0)
             peer.failures, peer.answered, peer.sync = peer.failures + 1, False, SyncState()
             peer.retry_at_s = self._clock.monotonic_s() + wait_s
+            self._answering.pop(peer_id, None)
+            self._silent[peer_id] = peer
+
+    def _pick(self, peers: dict[bytes, Peer], count: int) -> list[bytes]:
+        return self._rng.sample([*peers], min(count, len(peers)))

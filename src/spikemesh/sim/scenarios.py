@@ -245,7 +245,7 @@ async def chaos(swarm: Swarm, num_nodes: int) -> Facts:
         swarm.links.cut(*(swarm.ids(everybody[side::sides]) for side in range(sides)))
         victims = swarm.rng.sample(everybody, num_nodes // 20)
         await asyncio.gather(*map(swarm.crash, victims))
-        await asyncio.gather(*map(swarm.publish, swarm.rng.sample(swarm.up, max(3, num_nodes // 100))))
+        await asyncio.gather(*map(swarm.publish, swarm.rng.sample(swarm.up, max(3, num_nodes // 200))))
         await swarm.clock.sleep(3 * period_s)
         starting.append(asyncio.ensure_future(together(swarm, victims)))
         swarm.links.heal()

@@ -74,6 +74,8 @@ class Swarm:
         entering = asyncio.ensure_future(node.enter(tuple(known.values())))
         self._running[number].push_async_callback(_cancelled, entering)
         await asyncio.wait({entering})
+        if not entering.cancelled():  # by a crash
+            entering.result()
         return node
 
     async def open(self, member: Member, ledger: Ledger | None = None) -> Node:
