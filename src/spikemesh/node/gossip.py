@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from spikemesh.codec import Hello, Message, Refused, Welcome
 from spikemesh.crdt import SyncMessage, SyncState, next_message, receive
-from spikemesh.errors import Divergence, InvalidData, PeerUnreachable
+from spikemesh.errors import Divergence, InvalidData, PeerRefused, PeerUnreachable
 from spikemesh.node.admission import Admission
 from spikemesh.node.calls import ask
 from spikemesh.node.clock import Clock
@@ -76,14 +76,9 @@ class Gossip:
         async with asyncio.TaskGroup() as exchanges:
             while True:
                 await self._clock.sleep(self._config.period_s * self._rng.uniform(0.75, 1.25))
-                for peer in self._peers.choose(1):
-                    exchanges.create_task(self._reconcile(peer))
-
-    async def _reconcile(self, peer: Peer) -> None:
-        """Compare everything, whatever was said before."""
-        if peer.address.id not in self._busy and await self.greet(peer.address):
-            peer.sync = SyncState()
-            await self.exchange(peer)
+                lost = self._peers.choose_lost()
+                for peer in [*self._peers.choose(1), *([lost] if lost else [])]:
+                    exchanges.create_task(self.exchange(peer, afresh=True))
 
     async def admit_forever(self) -> None:
         """Take in what peers brought of their own accord, in the order they came."""
@@ -104,12 +99,20 @@ class Gossip:
             self._peers.learn(address_of(other))
         return True
 
-    async def exchange(self, peer: Peer) -> bool:
-        """Talk to one peer until neither side has anything to say. False when it does not answer."""
+    async def exchange(self, peer: Peer, *, afresh: bool = False) -> bool:
+        """Talk to one peer until neither side has anything to say. False when it does not answer.
+
+        `afresh` compares everything, whatever was said before. A peer that was never met, or that failed since, may
+        not know this node: it is greeted first.
+        """
         if peer.address.id in self._busy:
             return True
         self._busy.add(peer.address.id)
         try:
+            if (afresh or not peer.answered) and not await self.greet(peer.address):
+                return False
+            if afresh:
+                peer.sync = SyncState()
             for _ in range(MAX_TURNS):
                 peer.sync, message = next_message(self._ledger.replica, peer.sync)
                 if message is None:
@@ -118,7 +121,10 @@ class Gossip:
                 await self._take(peer, reply)
         except (PeerUnreachable, InvalidData, Divergence) as error:
             log.info("exchange broken off: %s", error)
-            self._peers.failed(peer.address.id)
+            if isinstance(error, PeerRefused) and error.reason == "busy":
+                peer.sync = SyncState()  # it lives, and what it did not take must be said again
+            else:
+                self._peers.failed(peer.address.id)
             return False
         finally:
             self._busy.discard(peer.address.id)

@@ -6,6 +6,7 @@ It is handed everything that touches the world: ledger (disk), transport (networ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -35,7 +36,7 @@ from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import PeerTable, address_of
-from spikemesh.node.snapshot import SnapshotDesk, ask_for_offer, fetch_snapshot, vouchers
+from spikemesh.node.snapshot import MAX_VOUCHERS, SnapshotDesk, ask_for_offer, fetch_snapshot, vouchers
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -44,6 +45,10 @@ MAX_WELCOME_PEERS = 64
 MAX_GREETED = 16
 """Contacts greeted at once on the way in; the others are met by gossip."""
 SNAPSHOT_TRIES = 5
+SNAPSHOT_SOURCES = 3
+"""Contacts that are asked for a snapshot, one after the other; what none of these delivers comes by gossip."""
+CATCH_UP_S = 30.0
+"""So long a newcomer waits for what happened before it trains; gossip brings the rest meanwhile."""
 SNAPSHOT_WORTH_BYTES = 2048
 """Of records, about eight, from which on a snapshot is smaller than their deltas, one by one."""
 
@@ -114,24 +119,29 @@ class Node:
             self.peers.learn(address)  # who does not answer now is tried again later
         answers = await asyncio.gather(*(self.gossip.greet(address) for address in contacts[:MAX_GREETED]))
         answered = [address for address, answer in zip(contacts, answers, strict=False) if answer]
-        for address in answered if not len(self.ledger.replica.records) else ():
+        for address in answered[:SNAPSHOT_SOURCES] if not len(self.ledger.replica.records) else ():
             try:
                 await self._adopt_snapshot(address)
                 break
             except (PeerUnreachable, InvalidData) as error:
                 log.info("no snapshot: %s", error)
-        for peer in self.peers.choose(len(answered)):
-            await self.gossip.exchange(peer)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_S):
+                for peer in filter(None, (self.peers.get(address.id) for address in answered)):
+                    await self.gossip.exchange(peer)
         return len(answered)
 
     async def _adopt_snapshot(self, peer: PeerAddress) -> None:
         """Take over a peer's sum, vouched for by another peer where one passed through the same set of records."""
+        others = tuple(address for address in self.peers.addresses() if address.id != peer.id)
         for attempt in range(SNAPSHOT_TRIES):
             offer = await ask_for_offer(self.transport, peer, self.ledger)
             if offer.records_bytes < SNAPSHOT_WORTH_BYTES:
                 return
-            others = tuple(address for address in self.peers.addresses() if address.id != peer.id)
-            self.num_vouchers = await vouchers(self.transport, others, offer)
+            asked = others
+            self.num_vouchers, others = await vouchers(self.transport, asked, offer)
+            if len(others) < len(asked[:MAX_VOUCHERS]):
+                continue  # waiting for the silent took so long that the offer may be gone
             if self.num_vouchers or not others:
                 break
             await self.clock.sleep(0.2 * 2**attempt)
@@ -175,6 +185,7 @@ class Node:
             return Refused(reason="identity", text="the hello names another key than the connection")
         known = [_info(address) for address in self.peers.addresses() if address.id != peer_id]
         self.peers.learn(address_of(hello.address))
+        self.peers.succeeded(peer_id)
         return Welcome(peers=tuple(known[:MAX_WELCOME_PEERS]))
 
     def _blob_part(self, wanted: GetBlob) -> Message:
