@@ -107,6 +107,7 @@ class Lab:
     _num_labs: int = 0
 
     def __enter__(self) -> Lab:
+        _sweep()
         Lab._num_labs += 1
         self._name = f"spikemesh-{os.getpid()}-{Lab._num_labs}"
         self._made = ExitStack()
@@ -219,6 +220,14 @@ def _link(space: str, name: str, address: str, other_space: str, other_name: str
 def _readdress(namespace: str, interface: str, old: str, new: str) -> None:
     run("ip", "-n", namespace, "address", "del", f"{old}/24", "dev", interface)
     run("ip", "-n", namespace, "address", "add", f"{new}/24", "dev", interface)
+
+
+def _sweep() -> None:
+    """Remove what a killed test process left: its number is in the names."""
+    for line in run("ip", "netns", "list").splitlines():
+        name = line.split()[0]
+        if name.startswith("spikemesh-") and not Path("/proc", name.split("-")[1]).exists():
+            _delete_namespace(name)
 
 
 def _delete_namespace(namespace: str) -> None:

@@ -101,7 +101,8 @@ def _watched(make: Callable[..., Volunteer]) -> Callable[..., Volunteer]:
         made = make(session, *options)
         made._trainee = Gated(made._trainee, session.folder.path)
         publish = session.node.publish
-        log = os.open(session.folder.path / ACKNOWLEDGED, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(session.folder.path / ACKNOWLEDGED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.ftruncate(log, os.fstat(log).st_size // 32 * 32)  # the last may have been cut by a kill
 
         async def publish_and_say(record: Record, blobs: dict[bytes, bytes]) -> None:
             await publish(record, blobs)

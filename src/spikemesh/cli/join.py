@@ -99,6 +99,8 @@ async def _join(
 ) -> None:
     from spikemesh.cli.session import open_session
 
+    if contact is not None and not place.has_genesis:
+        print(f"asking peer {contact[1]} for the run", flush=True)
     async with open_session(place, contact=contact, bind=bind) as session:
         print(f"run    {session.node.ledger.run_id.hex()}")
         print(f"node   {session.node.id.hex()}")

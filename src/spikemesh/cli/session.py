@@ -149,8 +149,9 @@ async def open_session(folder: RunFolder, *, contact: Contact | None, bind: str)
             finally:
                 await asyncio.to_thread(ledger.save)
         finally:
-            folder.ticket_path.unlink(missing_ok=True)
             await transport.close()
+            with contextlib.suppress(OSError):  # a full or read-only disk is what ends it, and said already
+                folder.ticket_path.unlink(missing_ok=True)
 
 
 async def _genesis(folder: RunFolder, transport: Transport, contact: Contact | None) -> Genesis:
