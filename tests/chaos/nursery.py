@@ -51,12 +51,11 @@ class Life(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     clock_jumps: bool = True
 
 
-def live(life: Life) -> None:
-    """In the forked process: become that volunteer."""
+def live(life: Life, until_gone: int) -> None:
+    """In the forked process: become that volunteer. `until_gone` is a pipe that ends with the nursery."""
     os.setsid()
     log = os.open(f"{life.folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    silence = os.open("/dev/null", os.O_RDONLY)
-    for target, source in ((0, silence), (1, log), (2, log)):
+    for target, source in ((0, until_gone), (1, log), (2, log)):
         os.dup2(source, target)
     faults = ctypes.CDLL(None)
     if life.clock_jumps:
@@ -64,6 +63,7 @@ def live(life: Life) -> None:
     Cheap.step_s = STEP_S
     instrument(cheap=True)
     sys.argv = ["spikemesh", "join", life.run, "--bind", "127.0.0.1:0", "--seed", str(life.seed % 1000)]
+    sys.argv.append("--leave-at-eof")
     if life.run != life.folder:
         sys.argv += ["--folder", life.folder]
     faults.faults_arm(ctypes.c_long(life.at), life.fault, life.keeps_failing)
@@ -77,14 +77,15 @@ def _jump_forever(faults: ctypes.CDLL, rng: random.Random) -> None:
         time.sleep(CLOCK_GAP_S)
 
 
-def start(life: Life) -> int:
+def start(life: Life, until_gone: tuple[int, int]) -> int:
     Path(life.folder).parent.mkdir(parents=True, exist_ok=True)
     if (pid := os.fork()) != 0:
         return pid
     code = 1
     try:
         signal.set_wakeup_fd(-1)
-        live(life)
+        os.close(until_gone[1])
+        live(life, until_gone[0])
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
@@ -97,6 +98,7 @@ def start(life: Life) -> int:
 
 
 def serve() -> None:
+    until_gone = os.pipe()
     wakeup_read, wakeup_write = os.pipe()
     os.set_blocking(wakeup_write, False)
     signal.set_wakeup_fd(wakeup_write)
@@ -119,7 +121,7 @@ def serve() -> None:
             for line in lines:
                 match msgspec.json.decode(line, type=Life | Signal):
                     case Life() as life:
-                        pids[life.name] = start(life)
+                        pids[life.name] = start(life, until_gone)
                         _say(life.name, "started", pids[life.name])
                     case Signal(name=name, number=number) if name in pids:
                         os.kill(pids[name], number)

@@ -38,10 +38,10 @@ SEED = 5
 NUM_VOLUNTEERS = 5
 NUM_KILLS = 200
 
-LONGEST_LIFE_S = 1.5
+LONGEST_LIFE_S = 2.0
 """A life whose fault has not come by then is killed."""
 
-LAST_CALL = 250
+LAST_CALL = 350
 """Faults strike at a call up to this: a start makes a few dozen, a round ten or so."""
 
 SETTLE_S = 30.0

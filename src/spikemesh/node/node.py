@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 
@@ -44,6 +45,7 @@ log = logging.getLogger("spikemesh.node")
 MAX_WELCOME_PEERS = 64
 MAX_GREETED = 16
 """Contacts greeted at once on the way in; the others are met by gossip."""
+GREET_S = 0.5
 SNAPSHOT_TRIES = 5
 SNAPSHOT_SOURCES = 3
 """Contacts that are asked for a snapshot, one after the other; what none of these delivers comes by gossip."""
@@ -117,8 +119,7 @@ class Node:
         """
         for address in contacts:
             self.peers.learn(address)  # who does not answer now is tried again later
-        answers = await asyncio.gather(*(self.gossip.greet(address) for address in contacts[:MAX_GREETED]))
-        answered = [address for address, answer in zip(contacts, answers, strict=False) if answer]
+        answered = await self._greet(contacts[:MAX_GREETED])
         for address in answered[:SNAPSHOT_SOURCES] if not len(self.ledger.replica.records) else ():
             try:
                 await self._adopt_snapshot(address)
@@ -130,6 +131,21 @@ class Node:
                 for peer in filter(None, (self.peers.get(address.id) for address in answered)):
                     await self.gossip.exchange(peer)
         return len(answered)
+
+    async def _greet(self, contacts: tuple[PeerAddress, ...]) -> list[PeerAddress]:
+        """Who of them answers. Some are always gone, so once one has, the others have `GREET_S` more."""
+        tasks = {asyncio.ensure_future(self.gossip.greet(address)): address for address in contacts}
+        pending, end_s = set(tasks), math.inf
+        try:
+            while pending and (left_s := end_s - self.clock.monotonic_s()) > 0:
+                timeout_s = None if left_s == math.inf else left_s
+                done, pending = await asyncio.wait(pending, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if end_s == math.inf and any(task.result() for task in done):
+                    end_s = self.clock.monotonic_s() + GREET_S
+        finally:
+            for task in pending:
+                task.cancel()
+        return [address for task, address in tasks.items() if task not in pending and task.result()]
 
     async def _adopt_snapshot(self, peer: PeerAddress) -> None:
         """Take over a peer's sum, vouched for by another peer where one passed through the same set of records."""
