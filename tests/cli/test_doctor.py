@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import json
 import shutil
@@ -155,7 +156,7 @@ def test_damaged_folders(look: Callable[..., Report], node: RunFolder, tmp_path:
 
 
 def test_a_folder_of_another_version(look: Callable[..., Report], node: RunFolder) -> None:
-    with sqlite3.connect(node.path / "node.sqlite") as database:
+    with contextlib.closing(sqlite3.connect(node.path / "node.sqlite")) as database:
         database.execute("PRAGMA user_version = 9")
     code, found = look(node.path, "--bind", "127.0.0.1:0")
     assert code == 7 and "has format 9" in found["folder"]["seen"] and "Install the version" in found["folder"]["seen"]
@@ -164,7 +165,7 @@ def test_a_folder_of_another_version(look: Callable[..., Report], node: RunFolde
 def test_a_folder_in_use_is_no_fault(look: Callable[..., Report], node: RunFolder) -> None:
     with Store.open(node.path):
         code, found = look(node.path, "--bind", "127.0.0.1:0")
-    assert code == 0 and "a node runs in" in found["folder"]["seen"]
+    assert code == 0 and "in use by a running node" in found["folder"]["seen"]
 
 
 def test_a_clock_that_went_back_or_jumps(node: RunFolder) -> None:
@@ -273,3 +274,4 @@ def test_a_peer_of_another_protocol(node: RunFolder) -> None:
     assert found["peers"].state == "wrong" and found["peers"].code == 4
     (peer,) = (finding for name, finding in found.items() if name.startswith("peer "))
     assert "another version of spikemesh's protocol" in peer.seen
+    assert "Install the version" in found["peers"].advice

@@ -13,7 +13,7 @@ from tests.network.lab import PUBLIC_PORT, Host, Lab, both_ways, run
 from tests.volunteers.crew import Crewman
 from tests.volunteers.join import found_cheap_run
 
-NO_UDP_OUT = "table ip wall { chain out { type filter hook output priority filter; meta l4proto udp drop; } }"
+NO_UDP_OUT = "table ip wall { chain out { type filter hook output priority filter; meta l4proto udp drop; }\n}\n"
 
 
 def look(host: Host, ticket: str, folder: Path) -> tuple[int, dict[str, dict[str, Any]]]:

@@ -126,7 +126,7 @@ def store(run: RunFolder) -> Finding:
             num_records = sum(1 for _ in opened.records())
         return ok("folder", f"{run.path} is whole, with {num_records} records")
     except StoreBusy:
-        return ok("folder", f"a node runs in {run.path}; its records were not looked at")
+        return ok("folder", f"{run.path} is in use by a running node; its records were not looked at")
     except StoreError as error:
         return wrong("folder", error)
 

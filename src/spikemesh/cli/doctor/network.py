@@ -19,6 +19,7 @@ from spikemesh.codec import GenesisReply, GetGenesis
 from spikemesh.errors import InvalidData, PeerRefused, PeerUnreachable, TransportError
 from spikemesh.node.calls import ask
 from spikemesh.transport import PeerAddress, Transport
+from spikemesh.transport.pool import OTHER_VERSION
 
 ANSWER_TIMEOUT_S = 8.0
 MAX_ASKED = 16
@@ -108,9 +109,8 @@ async def _ask(transport: Transport, peer: PeerAddress, run_id: bytes) -> Answer
     except InvalidData as error:
         return Answer(peer=peer, problem=f"it speaks another version: {error}")
     except PeerUnreachable as error:
-        other_version = "protocol" in str(error.__cause__ or "")
-        problem = "it speaks another version of spikemesh's protocol" if other_version else _why_silent(peer)
-        return Answer(peer=peer, problem=problem)
+        other_version = OTHER_VERSION in str(error)
+        return Answer(peer=peer, problem=f"it {OTHER_VERSION}" if other_version else _why_silent(peer))
     return Answer(peer=peer, problem=None)
 
 
@@ -156,12 +156,9 @@ def peer_findings(answers: Sequence[Answer]) -> list[Finding]:
     if not answers:
         return [note("peers", "none is known yet", "Give others your ticket, or join with one of theirs.")]
     if not reached:
-        return [
-            *lines,
-            wrong(
-                "peers",
-                PeerUnreachable(f"none of {len(answers)} known peers can be reached"),
-                "Ask somebody in the run for a fresh ticket of a running node, and allow UDP in firewalls.",
-            ),
-        ]
+        other_version = any(OTHER_VERSION in str(answer.problem) for answer in answers)
+        advice = "Ask somebody in the run for a fresh ticket of a running node, and allow UDP in firewalls."
+        if other_version:
+            advice = "Install the version of spikemesh that the run uses."
+        return [*lines, wrong("peers", PeerUnreachable(f"none of {len(answers)} known peers can be used"), advice)]
     return [*lines, ok("peers", f"{len(reached)} of {len(answers)} answer")]
