@@ -17,6 +17,7 @@ what was seen and what to do. Plain misuse of the Python interface raises ``Valu
     │   └── BlobMissing      this node does not hold that blob: ask another one
     └── TransportError       moving bytes to a peer
         └── PeerUnreachable  this peer, now: try another one, or later
+            ├── PeerRefused  it lives and said why it does not do this now
             └── BlobGone     it answers, and holds those bytes no more: take its snapshot instead
 """
 
@@ -77,6 +78,14 @@ class TransportError(SpikemeshError):
 
 class PeerUnreachable(TransportError):
     """This peer does not answer now; another may, or it may later."""
+
+
+class PeerRefused(PeerUnreachable):
+    """This peer answered, and said no. `reason` is the word for programs in its refusal."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class BlobGone(PeerUnreachable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shutil
@@ -18,10 +19,13 @@ import pytest
 from spikemesh.cli.demo.swarm import Swarm, Volunteer, agree
 from spikemesh.cli.folder import RunFolder
 from spikemesh.codec import read_tensor_file
+from spikemesh.errors import StoreBusy
 from spikemesh.node import Identity
 from spikemesh.store import Store
 
 TIMEOUT_S = 300.0
+LEAVE_S = 30.0
+"""From the end of whoever started a volunteer to its own."""
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +257,27 @@ def test_the_demo_stops_in_order_and_goes_on(tmp_path: Path, text: Path) -> None
     for key in ("density", "spike_rate", "train_seconds", "peak_rss_bytes"):
         assert report[key]
     assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
+
+
+def test_volunteers_leave_when_the_demo_is_killed(tmp_path: Path, text: Path) -> None:
+    """SIGKILL gives the demo no chance to stop them; they must not go on alone and hold their folders."""
+    command = [sys.executable, "-m", "spikemesh", "demo", "--preset", "tiny", "--data", str(text), "--folder"]
+    process = subprocess.Popen([*command, str(tmp_path / "demo")], stdout=subprocess.DEVNULL)
+    folders = [RunFolder(tmp_path / "demo" / f"volunteer-{number}") for number in (1, 2, 3, 4)]
+    deadline = time.monotonic() + TIMEOUT_S
+    while not all((seen := folder.statistics()) is not None and seen.num_own for folder in folders):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)  # a look at a file that another process writes
+    process.kill()
+    process.wait()
+    held = {folder.path for folder in folders}
+    deadline = time.monotonic() + LEAVE_S
+    while held:
+        assert time.monotonic() < deadline, f"still held: {held}"
+        for path in list(held):
+            with contextlib.suppress(StoreBusy), Store.open(path, create=False):
+                held.remove(path)
+        time.sleep(0.1)  # a look at locks that other processes hold
 
 
 def test_help_answers_without_torch() -> None:

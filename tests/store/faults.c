@@ -1,5 +1,5 @@
-/* Counts the calls that change the disk, made by Python or by SQLite, and lets one of them go wrong.
- * Preloaded into tests/store/crash.py, which arms it by ctypes. */
+/* Counts the calls that change the disk, made by Python or by SQLite, and lets one of them go wrong; sets the time of
+ * day forward or back. Preloaded into tests/store/crash.py and tests/chaos/nursery.py, which arm it by ctypes. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { KILL = 0, TORN = -1 }; /* a positive fault is an errno */
@@ -49,7 +50,7 @@ static void trace_of(const char *call, int fd) {
 
 static int is_file(int fd) {
     struct stat status;
-    return fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    return fd > 2 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode); /* what is said to people is not the store's */
 }
 
 #define REAL(name, type, ...) ((type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, #name))
@@ -103,3 +104,11 @@ ON_PATH(mkdir, (const char *path, mode_t mode), (path, mode), "", const char *, 
     }
 OPENS(open)
 OPENS(open64)
+
+static long jumped_s;
+void faults_jump(long seconds) { jumped_s = seconds; }
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int result = REAL(clock_gettime, int, clockid_t, struct timespec *)(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec += jumped_s;
+    return result;
+}

@@ -14,7 +14,7 @@ import typer
 from spikemesh.cli.exits import EXIT_CODES_HELP, exit_code, first_error
 from spikemesh.cli.names import shown
 
-VERBS = ("demo", "init", "join", "status", "generate", "export", "merge", "verify", "inspect", "simulate")
+VERBS = ("demo", "init", "join", "status", "doctor", "generate", "export", "merge", "verify", "inspect", "simulate")
 """In the order of the help. Each is a function of that name in the module of that name."""
 
 PLAIN_VERBS = ("generate", "export", "merge", "verify", "inspect", "simulate")

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +34,8 @@ Contact = tuple[bytes, PeerAddress]
 MODEL_PERIOD_S = 60.0
 
 
-def _bind(text: str) -> str:
+def parse_bind(text: str) -> str:
+    """`text` itself if it is an address to listen on, ip:port."""
     host, _, port = text.rpartition(":")
     try:
         ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
@@ -52,7 +55,9 @@ def join(
     ] = None,
     shard: Annotated[str, typer.Option(help="Which part of the text: 2/4 is the second quarter.")] = "1/1",
     seed: Annotated[int, typer.Option(help="Order of the training text.")] = 0,
-    bind: Annotated[str, typer.Option(help="ip:port to listen on; port 0 takes any.", callback=_bind)] = "0.0.0.0:0",
+    bind: Annotated[
+        str, typer.Option(help="ip:port to listen on; port 0 takes any.", callback=parse_bind)
+    ] = "0.0.0.0:0",
     threads: Annotated[int, typer.Option(help="Processor threads for training; 0 leaves it to torch.")] = 0,
     bucket: Annotated[list[str] | None, BUCKET_OPTION] = None,
     keep_gb: Annotated[
@@ -63,6 +68,9 @@ def join(
     ] = None,
     train: Annotated[bool, typer.Option(help="Train; --no-train only keeps and passes on.")] = True,
     verbose: Annotated[bool, typer.Option(help="Say more.")] = False,
+    leave_at_eof: Annotated[
+        bool, typer.Option("--leave-at-eof", help="Leave when standard input closes: for programs that start nodes.")
+    ] = False,
 ) -> None:
     """Train together with others. Ctrl-C leaves; the same command goes on where you left."""
     logging.basicConfig(
@@ -82,19 +90,9 @@ def join(
         if place.has_genesis and place.run_id() != contact[0]:
             raise TicketError(f"{place.path} belongs to another run than this ticket. Choose another --folder.")
     place.add_buckets(buckets)
-    asyncio.run(
-        _join(
-            place,
-            contact,
-            data=data,
-            shard=part,
-            seed=seed,
-            bind=bind,
-            threads=threads,
-            keep_bytes=None if keep_gb is None else int(keep_gb * 1e9),
-            train=train,
-        )
-    )
+    keep_bytes = None if keep_gb is None else int(keep_gb * 1e9)
+    learner = (lambda session: _volunteer(session, data, part, seed, threads)) if train else None
+    asyncio.run(_join(place, contact, bind=bind, keep_bytes=keep_bytes, learner=learner, leave_at_eof=leave_at_eof))
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -109,29 +107,27 @@ async def _join(
     place: RunFolder,
     contact: Contact | None,
     *,
-    data: Path | None,
-    shard: tuple[int, int],
-    seed: int,
     bind: str,
-    threads: int,
     keep_bytes: int | None,
-    train: bool,
+    learner: Callable[[Session], Volunteer] | None,
+    leave_at_eof: bool,
 ) -> None:
     from spikemesh.cli.session import open_session
 
+    if contact is not None and not place.has_genesis:
+        print(f"asking peer {contact[1]} for the run", flush=True)
     async with open_session(place, contact=contact, bind=bind, keep_bytes=keep_bytes) as session:
         print(f"run    {session.node.ledger.run_id.hex()}")
         print(f"node   {session.node.id.hex()}")
         print(f"ticket {session.ticket}", flush=True)
-        learner = (lambda: _volunteer(session, data, shard, seed, threads)) if train else None
-        await _until_signal(_take_part(session, contact, learner))
-        if train:
+        await _until_told_to_leave(_take_part(session, contact, learner), at_eof=leave_at_eof)
+        if learner is not None:
             await asyncio.to_thread(export_model, session)
         replica = session.node.ledger.replica
         print(f"left with {len(replica.records.visible)} contributions, digest {replica.sum.digest.hex()}")
 
 
-async def _take_part(session: Session, contact: Contact | None, learner: Callable[[], Volunteer] | None) -> None:
+async def _take_part(session: Session, contact: Contact | None, learner: Callable[[Session], Volunteer] | None) -> None:
     """Run the node until cancelled. Whatever the disk raises ends it; peers cannot."""
     from spikemesh.cli.session import enter_run
 
@@ -140,7 +136,7 @@ async def _take_part(session: Session, contact: Contact | None, learner: Callabl
         if not await enter_run(session, contact):
             print("nobody else answers yet; going on alone and listening", flush=True)
         session.tell(None)
-        volunteer = await asyncio.to_thread(learner) if learner is not None else None
+        volunteer = await asyncio.to_thread(learner, session) if learner is not None else None
         group.create_task(session.tell_forever(volunteer))
         if volunteer is not None:
             group.create_task(_export_forever(session))
@@ -193,11 +189,22 @@ def export_model(session: Session) -> None:
     save_model(session.folder.model_path, ledger.genesis, session.start, ledger.resolve(replica), replica.sum.digest)
 
 
-async def _until_signal(work: Coroutine[None, None, None]) -> None:
-    """Run until done, or until Ctrl-C or SIGTERM, which ends it in order."""
+async def _until_told_to_leave(work: Coroutine[None, None, None], *, at_eof: bool) -> None:
+    """Run until done, or until Ctrl-C, SIGTERM or, if asked for, the end of standard input, which end it in order."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
+    if at_eof:
+
+        def read() -> None:
+            if not os.read(sys.stdin.fileno(), 4096):
+                loop.remove_reader(sys.stdin)
+                task.cancel()
+
+        try:
+            loop.add_reader(sys.stdin, read)
+        except PermissionError:  # a file or /dev/null, which have nothing to wait for
+            raise ValueError("--leave-at-eof needs a pipe or a terminal on standard input") from None
     with contextlib.suppress(asyncio.CancelledError):
         await task

@@ -196,8 +196,9 @@ async def open_session(
             finally:
                 await asyncio.to_thread(ledger.save)
         finally:
-            folder.ticket_path.unlink(missing_ok=True)
             await transport.close()
+            with contextlib.suppress(OSError):  # a full or read-only disk is what ends it, and said already
+                folder.ticket_path.unlink(missing_ok=True)
 
 
 def _window_bytes(store: Store, said: int | None) -> int:

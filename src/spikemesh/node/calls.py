@@ -16,7 +16,7 @@ from spikemesh.codec import (
     run_id,
 )
 from spikemesh.crdt import Genesis
-from spikemesh.errors import BlobGone, InvalidData, PeerUnreachable
+from spikemesh.errors import BlobGone, InvalidData, PeerRefused
 from spikemesh.transport import PeerAddress, Transport
 
 Reply = TypeVar("Reply")
@@ -37,13 +37,13 @@ async def ask(
     expected: type[Reply],
     timeout_s: float = REQUEST_TIMEOUT_S,
 ) -> Reply:
-    """The peer's reply. `PeerUnreachable` when there is none or it refuses, `InvalidData` when it is something else."""
+    """The peer's reply. `PeerUnreachable` without one, `PeerRefused` if it says no, `InvalidData` if it is another."""
     data = await transport.request(peer, encode_message(message), timeout_s=timeout_s, max_reply_bytes=MAX_REPLY_BYTES)
     reply = decode_message(data)
     if isinstance(reply, Refused) and reply.reason == MISSING:
         raise BlobGone(f"peer {peer} refused: {reply.text}")
     if isinstance(reply, Refused):
-        raise PeerUnreachable(f"peer {peer} refused: {reply.text}")
+        raise PeerRefused(f"peer {peer} refused: {reply.text}", reply.reason)
     if not isinstance(reply, expected):
         raise InvalidData(f"peer {peer} answered with {type(reply).__name__}, expected {expected.__name__}")
     return reply

@@ -15,7 +15,7 @@ from itertools import islice
 
 from spikemesh.codec import Hello, Message, Refused, Welcome
 from spikemesh.crdt import SyncMessage, SyncState, next_message, receive
-from spikemesh.errors import Divergence, InvalidData, PeerUnreachable
+from spikemesh.errors import Divergence, InvalidData, PeerRefused, PeerUnreachable
 from spikemesh.node.admission import Admission
 from spikemesh.node.calls import ask
 from spikemesh.node.clock import Clock
@@ -91,15 +91,17 @@ class Gossip:
             while True:
                 await self._clock.sleep(self._config.period_s * self._rng.uniform(0.75, 1.25))
                 greeting = self._rng.random() < GREET_SHARE
-                for peer in self._peers.choose(1, strangers=greeting):
-                    exchanges.create_task(self._reconcile(peer, greeting or not peer.answered))
+                chosen = self._peers.choose(1, strangers=greeting)
+                if (lost := self._peers.choose_lost()) is not None and lost not in chosen:
+                    chosen.append(lost)
+                for peer in chosen:
+                    exchanges.create_task(self._reconcile(peer, greeting))
 
     async def _reconcile(self, peer: Peer, greeting: bool) -> None:
         """Compare everything, whatever was said before."""
-        if peer.address.id in self._busy or (greeting and not await self.greet(peer.address)):
-            return
-        peer.sync = SyncState()
-        await self.exchange(peer)
+        if peer.address.id not in self._busy and (not greeting or await self.greet(peer.address)):
+            peer.sync = SyncState()
+            await self.exchange(peer)
 
     async def admit_forever(self) -> None:
         """Take in what peers brought of their own accord. One whose deltas are slow to come holds up no other."""
@@ -132,7 +134,8 @@ class Gossip:
     async def exchange(self, peer: Peer, news: tuple[bytes, ...] = ()) -> bool:
         """Talk to one peer until neither side has anything to say. False when it does not answer.
 
-        With `news`, authors of new records, only of these; else of everything in which the two differ.
+        With `news`, authors of new records, only of these; else of everything in which the two differ. A peer that was
+        never met, or that failed since, may not know this node: it is greeted first.
         """
         if (waiting := self._busy.get(peer.address.id)) is not None:
             waiting.update(dict.fromkeys(news))
@@ -146,6 +149,8 @@ class Gossip:
         if news:
             peer.sync = SyncState()
         try:
+            if not peer.answered and not await self.greet(peer.address):
+                return False
             for _ in range(MAX_TURNS):
                 peer.sync, message = next_message(self._ledger.replica, peer.sync, news)
                 if message is None:
@@ -154,7 +159,10 @@ class Gossip:
                 await self._take(peer, reply)
         except (PeerUnreachable, InvalidData, Divergence) as error:
             log.info("exchange broken off: %s", error)
-            self._peers.failed(peer.address.id)
+            if isinstance(error, PeerRefused) and error.reason == "busy":
+                peer.sync = SyncState()  # it lives, and what it did not take must be said again
+            else:
+                self._peers.failed(peer.address.id)
             return False
         self._peers.succeeded(peer.address.id)
         return True

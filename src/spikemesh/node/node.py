@@ -6,7 +6,9 @@ It is handed everything that touches the world: ledger (disk), transport (networ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -43,7 +45,7 @@ from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import PeerTable, address_of
-from spikemesh.node.snapshot import SnapshotDesk, ask_for_offer, fetch_snapshot, vouchers
+from spikemesh.node.snapshot import MAX_VOUCHERS, SnapshotDesk, ask_for_offer, fetch_snapshot, vouchers
 from spikemesh.node.transfer import KeptParts, fetch_blob
 from spikemesh.transport import PeerAddress, Transport
 
@@ -53,12 +55,18 @@ NUM_WELCOME_PEERS = 8
 """Told to whoever says hello, at random: everybody says it often, and who is told of all meets the same few."""
 MAX_GREETED = 16
 """Contacts greeted at once on the way in; the others are met by gossip."""
+GREET_S = 0.5
 SNAPSHOT_TRIES = 5
 CATCH_UP_PAUSE_S = 5.0
 LONGEST_CATCH_UP_PAUSE_S = 320.0
 """Between two snapshots that a node which is behind takes over: the first, doubled while they do not help. Each may
 cost the whole sum, and whoever names a record and withholds its delta makes us ask."""
 MAX_PART_LISTS = 64
+
+SNAPSHOT_SOURCES = 3
+"""Contacts that are asked for a snapshot, one after the other; what none of these delivers comes by gossip."""
+CATCH_UP_S = 30.0
+"""So long a newcomer waits for what happened before it trains; gossip brings the rest meanwhile."""
 SNAPSHOT_WORTH_BYTES = 2048
 """Of records, about eight, from which on a snapshot is smaller than their deltas, one by one."""
 
@@ -169,16 +177,17 @@ class Node:
         """
         for address in contacts:
             self.peers.learn(address)  # who does not answer now is tried again later
-        answers = await asyncio.gather(*(self.gossip.greet(address) for address in contacts[:MAX_GREETED]))
-        answered = [address for address, answer in zip(contacts, answers, strict=False) if answer]
-        for address in answered if not len(self.ledger.replica.records) else ():
+        answered = await self._greet(contacts[:MAX_GREETED])
+        for address in answered[:SNAPSHOT_SOURCES] if not len(self.ledger.replica.records) else ():
             try:
                 await self._adopt_snapshot(address)
                 break
             except (PeerUnreachable, InvalidData, BlobMissing) as error:
                 log.info("no snapshot: %s", error)
-        for peer in self.peers.choose(len(answered)):
-            await self.gossip.exchange(peer)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_S):
+                for peer in filter(None, (self.peers.get(address.id) for address in answered)):
+                    await self.gossip.exchange(peer)
         return len(answered) + await self._enter_buckets()
 
     async def _enter_buckets(self) -> int:
@@ -189,17 +198,36 @@ class Node:
             num_answered += await bucket.look()
         return num_answered
 
+    async def _greet(self, contacts: tuple[PeerAddress, ...]) -> list[PeerAddress]:
+        """Who of them answers. Some are always gone, so once one has, the others have `GREET_S` more."""
+        tasks = {asyncio.ensure_future(self.gossip.greet(address)): address for address in contacts}
+        pending, end_s = set(tasks), math.inf
+        try:
+            while pending and (left_s := end_s - self.clock.monotonic_s()) > 0:
+                timeout_s = None if left_s == math.inf else left_s
+                done, pending = await asyncio.wait(pending, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if end_s == math.inf and any(task.result() for task in done):
+                    end_s = self.clock.monotonic_s() + GREET_S
+        finally:
+            for task in pending:
+                task.cancel()
+        return [address for task, address in tasks.items() if task not in pending and task.result()]
+
     async def _adopt_snapshot(self, peer: PeerAddress) -> None:
         """Take over a peer's sum, vouched for by another peer where one passed through the same set of records.
 
-        A newcomer that finds no voucher takes the newest; a node that has something to lose does not.
+        A newcomer that finds no voucher takes the newest; a node that has something to lose does not, unless nobody
+        else answers.
         """
+        others = tuple(address for address in self.peers.addresses() if address.id != peer.id)
         for attempt in range(SNAPSHOT_TRIES):
             offer = await ask_for_offer(self.transport, peer, self.ledger)
             if offer.records_bytes < SNAPSHOT_WORTH_BYTES and not len(self.ledger.replica.records):
                 return
-            others = tuple(address for address in self.peers.addresses() if address.id != peer.id)
-            self.num_vouchers = await vouchers(self.transport, others, offer)
+            asked = others
+            self.num_vouchers, others = await vouchers(self.transport, asked, offer)
+            if len(others) < len(asked[:MAX_VOUCHERS]):
+                continue  # waiting for the silent took so long that the offer may be gone
             if self.num_vouchers or not others:
                 break
             await self.clock.sleep(0.2 * 2**attempt)
@@ -257,6 +285,7 @@ class Node:
             return Refused(reason="identity", text="the hello names another key than the connection")
         known = self.peers.sample(NUM_WELCOME_PEERS, without=peer_id)
         self.peers.learn(address_of(hello.address))
+        self.peers.succeeded(peer_id)
         return Welcome(peers=tuple(map(_info, known)))
 
     def _blob_part(self, wanted: GetBlob) -> Message:

@@ -29,6 +29,8 @@ class Peer:
     failures: int = 0
     retry_at_s: float = 0.0
     answered: bool = False
+    met: bool = False
+    """It has answered or greeted at some time. When it falls silent it is lost, and is looked for."""
 
 
 class PeerTable:
@@ -88,9 +90,21 @@ class PeerTable:
                 chosen += self._rng.sample(ready, min(left, len(ready)))
         return chosen
 
+    def choose_lost(self) -> Peer | None:
+        """A random peer to look for, whatever its next try: one that was met and does not answer now. Mostly None.
+
+        With probability 2 * lost / (lost + answering): where a third is lost, this node's own network was cut, and its
+        end must be found at once. A peer that everybody lost for good is dialled twice a period by all together.
+        """
+        lost = [peer for peer in self._silent.values() if peer.met]
+        if not lost or self._rng.random() * (len(lost) + self.num_alive()) >= 2 * len(lost):
+            return None
+        return self._rng.choice(lost)
+
     def succeeded(self, peer_id: bytes) -> None:
+        """It answered, or greeted: one behind NAT cannot be dialled, and is reached on its own connection."""
         if (peer := self.get(peer_id)) is not None:
-            peer.failures, peer.retry_at_s, peer.answered = 0, 0.0, True
+            peer.failures, peer.retry_at_s, peer.answered, peer.met = 0, 0.0, True, True
             self._silent.pop(peer_id, None)
             self._answering[peer_id] = peer
 

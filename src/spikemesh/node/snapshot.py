@@ -7,6 +7,7 @@ are verified one by one. From then on the sum is compared with everybody's, as a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,8 @@ PIECES_AT_ONCE = 4
 
 Fetch = Callable[[bytes, int], Awaitable[bytes]]
 """``await fetch(hash, num_bytes)`` is the blob of that hash and length."""
+VOUCH_TIMEOUT_S = 3.0
+"""All are asked at once. Some of them are behind NAT and will never answer; who waits for them does not train."""
 
 
 @dataclass(frozen=True)
@@ -102,22 +105,31 @@ async def fetch_snapshot(fetch: Fetch, ledger: Ledger, offer: Snapshot) -> Repli
     return replica
 
 
-async def vouchers(transport: Transport, peers: tuple[PeerAddress, ...], offer: Snapshot) -> int:
-    """How many of `peers` had the same sum for the same records. `Divergence` if one had another sum."""
-    count = 0
-    for peer in peers[:MAX_VOUCHERS]:
+async def vouchers(
+    transport: Transport, peers: tuple[PeerAddress, ...], offer: Snapshot
+) -> tuple[int, tuple[PeerAddress, ...]]:
+    """How many of `peers` had the same sum for the same records, and who answered at all.
+
+    `Divergence` if one had another sum.
+    """
+
+    async def ask_one(peer: PeerAddress) -> Vouched | None:
         try:
-            reply = await ask(transport, peer, Vouch(set_digest=offer.set_digest), Vouched)
+            return await ask(transport, peer, Vouch(set_digest=offer.set_digest), Vouched, VOUCH_TIMEOUT_S)
         except (PeerUnreachable, InvalidData) as error:
             log.info("peer %s does not vouch: %s", peer, error)
-            continue
-        if reply.sum_digest not in (None, offer.sum_digest):
+            return None
+
+    asked = peers[:MAX_VOUCHERS]
+    replies = await asyncio.gather(*map(ask_one, asked))
+    answered = {peer: reply.sum_digest for peer, reply in zip(asked, replies, strict=True) if reply is not None}
+    for peer, sum_digest in answered.items():
+        if sum_digest not in (None, offer.sum_digest):
             raise Divergence(
                 f"peer {peer} holds another sum for the same records than the one that offers them. One of the two is "
                 "wrong, so neither is taken; join through another peer."
             )
-        count += reply.sum_digest is not None
-    return count
+    return list(answered.values()).count(offer.sum_digest), tuple(answered)
 
 
 def _sizes(ledger: Ledger) -> list[int]:

@@ -29,6 +29,7 @@ STALE_AFTER_S = 1.0
 """A connection on which nothing was heard for this long (or four round trips) while a request is on it is dead."""
 
 CLOSE_WAIT_S = 0.5
+BIND_TIMEOUT_S = 10.0
 
 _RECEIVED = ("recv_data_ipv4", "recv_data_ipv6", "recv_data_relay")
 _COUNTER_END = 2**32 - 1  # the endpoint's own counters stop here
@@ -101,8 +102,8 @@ class P2PTransport:
                 builder.relay_mode(RelayMode.custom_from_urls(relays) if relays else RelayMode.disabled())
                 for socket in sockets:
                     builder.bind_addr(socket)
-                return await builder.bind()
-            except FOREIGN_ERRORS as error:
+                return await asyncio.wait_for(builder.bind(), BIND_TIMEOUT_S)
+            except (TimeoutError, *FOREIGN_ERRORS) as error:
                 failure = error
         raise TransportError(f"no socket can be opened on {self._bind}: name an address of this machine") from failure
 

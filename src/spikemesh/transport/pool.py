@@ -13,6 +13,8 @@ from spikemesh.transport.inflight import look
 from spikemesh.transport.link import Link, endpoint_address
 
 ALPN = b"spikemesh/1"
+NO_COMMON_PROTOCOL = "peer doesn't support any known protocol"
+OTHER_VERSION = "speaks another version of spikemesh's protocol"
 
 
 class Dial:
@@ -115,6 +117,8 @@ class Pool:
         except TimeoutError:
             raise PeerUnreachable(f"peer {peer} did not take a connection within {timeout_s:g} s") from None
         except FOREIGN_ERRORS as error:
+            if NO_COMMON_PROTOCOL in repr(error):
+                raise PeerUnreachable(f"peer {peer} {OTHER_VERSION}; install the one that the run uses") from error
             raise PeerUnreachable(f"peer {peer} cannot be connected to: check its id and address") from error
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -20,11 +20,14 @@ POLL_S = 0.25
 
 
 class Volunteer:
-    """One `spikemesh join` process and its folder."""
+    """One `spikemesh join` process and its folder. `program` is what stands before `join` in its command."""
 
-    def __init__(self, folder: RunFolder, options: list[str]) -> None:
+    def __init__(
+        self, folder: RunFolder, options: list[str], program: Sequence[str] = (sys.executable, "-m", "spikemesh")
+    ) -> None:
         self.folder = folder
         self._options = options
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,14 +39,18 @@ class Volunteer:
         return self.folder.path.with_suffix(".log")
 
     def start(self, run: str) -> None:
-        """`run` is a ticket or this volunteer's own folder. Its session is its own, so Ctrl-C reaches only the demo."""
+        """`run` is a ticket or this volunteer's own folder. Its session is its own, so Ctrl-C reaches only the demo.
+
+        Its standard input is a pipe that nobody writes to: when this process ends, however it ends, the pipe closes and
+        the volunteer leaves.
+        """
         self.folder.ticket_path.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "spikemesh", "join", run, *self._options]
+        command = [*self._program, "join", run, "--leave-at-eof", *self._options]
         if run != str(self.folder.path):
             command += ["--folder", str(self.folder.path)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait_for_ticket(self) -> str:
@@ -66,8 +73,7 @@ class Volunteer:
         """SIGKILL: no chance to save anything."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
-            self._process = None
+            self._ended()
 
     def ask_to_stop(self) -> None:
         if self._process is not None:
@@ -78,9 +84,15 @@ class Volunteer:
             return
         try:
             self._process.wait(STOP_TIMEOUT_S)
+            self._ended()
         except subprocess.TimeoutExpired:
             self.kill()
-        self._process = None
+
+    def _ended(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.wait()
+            self._process.stdin.close()
+            self._process = None
 
     def statistics(self) -> NodeStatistics | None:
         return self.folder.statistics()

@@ -1,0 +1,304 @@
+"""Volunteers are killed two hundred times while they train: at random moments, at random calls that change the disk,
+in the middle of writes; disks fill up and become read-only, clocks jump by years.
+
+At the end everybody starts once more, and then: nothing that was acknowledged is lost, no contribution counts twice,
+all have the same digests. `SEED` chooses every kill and every fault.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from blake3 import blake3
+
+from spikemesh.cli.folder import RunFolder
+from spikemesh.codec import decode_delta, run_id
+from spikemesh.crdt import Contribution, Delta, Replica
+from spikemesh.node import Ledger, NodeStatistics
+from spikemesh.sim.run import THETA0
+from spikemesh.store import Store
+from tests.chaos.nursery import Life, Signal
+from tests.volunteers.crew import Crewman
+from tests.volunteers.join import found_cheap_run
+
+ROOT = Path(__file__).parent.parent.parent
+SEED = 5
+NUM_VOLUNTEERS = 5
+NUM_KILLS = 200
+
+LONGEST_LIFE_S = 2.0
+"""A life whose fault has not come by then is killed."""
+
+LAST_CALL = 350
+"""Faults strike at a call up to this: a start makes a few dozen, a round ten or so."""
+
+SETTLE_S = 30.0
+EXIT_CODES = {errno.ENOSPC: 5, errno.EROFS: 7}
+LONELY = 4
+"""Ended because no peer answered: all the others were dead just then."""
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        reason = "this machine needs a C compiler and Linux for faults"
+        if os.environ.get("SPIKEMESH_REQUIRE_CHAOS"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    source = ROOT / "tests" / "store" / "faults.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+class Nursery:
+    """The process that starts volunteers, and what it said of them."""
+
+    def __init__(self, faults: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.nursery"],
+            cwd=ROOT,
+            env=os.environ | {"LD_PRELOAD": str(faults), "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdout.fileno(), False)
+        self._unread = b""
+        self.running: dict[str, int] = {}
+        self.ended: dict[str, int] = {}
+
+    def start(self, life: Life) -> None:
+        self.ended.pop(life.name, None)
+        self._tell(life)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Nothing happens if it has ended."""
+        self._tell(Signal(name, number))
+
+    def _tell(self, what: Life | Signal) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(what) + b"\n")
+        self._process.stdin.flush()
+
+    def look(self) -> None:
+        """Take in what was said since the last look."""
+        assert self._process.stdout is not None and self._process.poll() is None, "the nursery is gone"
+        *lines, self._unread = (self._unread + (self._process.stdout.read() or b"")).split(b"\n")
+        for name, event, number in map(msgspec.json.decode, lines):
+            if event == "started":
+                self.running[name] = number
+            else:
+                del self.running[name]
+                self.ended[name] = number
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture
+def nursery(faults: Path) -> Iterator[Nursery]:
+    nursery = Nursery(faults)
+    try:
+        yield nursery
+    finally:
+        nursery.close()
+
+
+class Swarm:
+    """The five, and how many of their lives ended in which way."""
+
+    def __init__(self, place: Path, nursery: Nursery) -> None:
+        self.nursery, self.rng = nursery, random.Random(SEED)
+        found_cheap_run(place / "v0")
+        self.members = [Crewman(place / f"v{number}") for number in range(NUM_VOLUNTEERS)]
+        self.lives: dict[str, Life] = {}
+        self.kill_at_s: dict[str, float] = {}
+        self.doomed: set[str] = set()
+        self.ends: Counter[str] = Counter()
+        self.num_started = 0
+
+    def start(self, member: Crewman, *, fated: bool) -> None:
+        self.num_started += 1
+        place = member.folder
+        life = Life(
+            name=member.name,
+            folder=str(place.path),
+            run=str(place.path) if place.has_genesis else self.members[0].folder.ticket_path.read_text().strip(),
+            seed=self.num_started,
+            **(self._fate() if fated else {"clock_jumps": False}),
+        )
+        if not fated:
+            place.status_path.unlink(missing_ok=True)
+        self.lives[member.name] = life
+        self.doomed.discard(member.name)
+        moment_s = LONGEST_LIFE_S if life.at else self.rng.uniform(0.0, LONGEST_LIFE_S)
+        self.kill_at_s[member.name] = time.monotonic() + moment_s if fated else float("inf")
+        self.nursery.start(life)
+
+    def _fate(self) -> dict[str, int | bool]:
+        kind = self.rng.choices(["moment", "call", "write", "full", "read-only"], [3, 4, 2, 1, 1])[0]
+        fault = {"call": 0, "write": -1, "full": errno.ENOSPC, "read-only": errno.EROFS}
+        if kind == "moment":
+            return {}
+        return {"at": self.rng.randint(1, LAST_CALL), "fault": fault[kind], "keeps_failing": fault[kind] > 0}
+
+    def torment(self, num_kills: int) -> None:
+        """Kill and start again until so many have been killed."""
+        while self.ends["killed at a moment"] + self.ends["killed at a call"] < num_kills:
+            self.nursery.look()
+            for member in self.members:
+                if member.name in self.nursery.ended:
+                    self._judge(member, self.nursery.ended[member.name])
+                    self.start(member, fated=True)
+                elif time.monotonic() > self.kill_at_s[member.name]:
+                    self.nursery.signal(member.name, signal.SIGKILL)
+                    self.kill_at_s[member.name] = float("inf")
+                    self.doomed.add(member.name)
+            time.sleep(0.005)  # a look at other processes
+
+    def _judge(self, member: Crewman, status: int) -> None:
+        """A life may end by the kill that was meant for it, or with the exit code and sentence of its fault."""
+        life = self.lives[member.name]
+        if os.WIFSIGNALED(status):
+            assert os.WTERMSIG(status) == signal.SIGKILL, f"{member.name}: signal {os.WTERMSIG(status)}"
+            self.ends["killed at a moment" if member.name in self.doomed else "killed at a call"] += 1
+            return
+        code = os.waitstatus_to_exitcode(status)
+        last = member.log_path.read_text().strip().splitlines()[-1]
+        expected = {EXIT_CODES.get(life.fault, LONELY), LONELY}
+        assert code in expected, f"{member.name} {life}: code {code}, {last}"
+        assert last.startswith("spikemesh: "), last
+        self.ends[{5: "disk full", 7: "disk read-only", LONELY: "lonely"}[code]] += 1
+
+    def wait_until(self, what: str, condition: object, timeout_s: float) -> float:
+        assert callable(condition)
+        start_s = time.monotonic()
+        while not condition():
+            self.nursery.look()
+            assert not self.nursery.ended, [m.log_path.read_text()[-2000:] for m in self.members]
+            if time.monotonic() > start_s + timeout_s:
+                raise AssertionError(f"{what}: not within {timeout_s} s: {[m.statistics() for m in self.members]}")
+            time.sleep(0.02)  # a look at other processes
+        return time.monotonic() - start_s
+
+
+def test_killed_two_hundred_times_nothing_is_lost_or_counted_twice(
+    nursery: Nursery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_s = time.monotonic()
+    swarm = Swarm(tmp_path, nursery)
+    swarm.start(swarm.members[0], fated=False)
+    swarm.wait_until("the first ticket", swarm.members[0].folder.ticket_path.exists, SETTLE_S)
+    for member in swarm.members[1:]:
+        swarm.start(member, fated=True)
+    swarm.kill_at_s[swarm.members[0].name] = time.monotonic() + LONGEST_LIFE_S
+    swarm.torment(NUM_KILLS)
+    took_s = swarm_end(swarm)
+    replica = audit(swarm.members)
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\n{swarm.num_started} lives of {NUM_VOLUNTEERS} volunteers: {dict(swarm.ends)}; "
+            f"{sum(len(m.acknowledged()) for m in swarm.members)} acknowledged, {len(replica.records.visible)} held, "
+            f"equal {took_s:.1f} s after the last start; {time.monotonic() - start_s:.0f} s in all"
+        )
+    assert swarm.ends["killed at a call"] > 50 and swarm.ends["killed at a moment"] > 50
+    assert swarm.ends["disk full"] and swarm.ends["disk read-only"]
+    assert len(replica.records.visible) > NUM_KILLS
+
+
+def swarm_end(swarm: Swarm) -> float:
+    """Everybody dies once more and starts without faults; seconds until all are equal. Then all leave in order."""
+    nursery = swarm.nursery
+    for member in swarm.members:
+        nursery.signal(member.name, signal.SIGKILL)
+    while nursery.running:
+        nursery.look()
+        time.sleep(0.005)  # a look at other processes
+    for member in swarm.members:
+        member.hold()
+        swarm.start(member, fated=False)
+    took_s = swarm.wait_until("equal digests", lambda: all_same([m.statistics() for m in swarm.members]), SETTLE_S)
+    for member in swarm.members:
+        member.let_go()
+        nursery.signal(member.name, signal.SIGINT)
+    while nursery.running:
+        nursery.look()
+        time.sleep(0.005)  # a look at other processes
+    assert set(nursery.ended.values()) == {0}, nursery.ended
+    return took_s
+
+
+def all_same(seen: list[NodeStatistics | None]) -> bool:
+    """All are there and hold the same. Numbers may have been skipped, so they do not say how many there are."""
+    return None not in seen and len({(s.set_digest, s.digest) for s in seen if s}) == 1
+
+
+def audit(members: list[Crewman]) -> Replica:
+    """Open every folder again, and compute the sum from its records and everybody's deltas, each once."""
+    replicas, blobs = [], {}
+    for member in members:
+        with Store.open(member.folder.path, create=False) as store:
+            genesis = member.folder.genesis()
+            replicas.append(Ledger.open(store, genesis, run_id(genesis), THETA0).replica)
+            blobs.update({digest: store.blobs.get(digest) for digest in store.blobs.hashes()})
+    first = replicas[0]
+    assert len({(r.records.digest, r.sum.digest) for r in replicas}) == 1
+    assert not first.records.equivocations
+    for member in members:
+        lost = set(member.acknowledged()) - set(first.records.visible)
+        assert not lost, f"{member.name}: {len(lost)} of {len(member.acknowledged())} acknowledged ones are lost"
+
+    def delta(contribution: Contribution) -> Delta:
+        blob = blobs[contribution.delta_hash]
+        assert blake3(blob).digest() == contribution.delta_hash
+        return decode_delta(blob, num_coordinates=len(THETA0)).to_delta()
+
+    again = Replica.empty(len(THETA0), first.records.retractors).insert(first.records, delta)
+    assert again.sum.digest == first.sum.digest
+    numbers = Counter((c.author, c.seq) for c in first.records.visible.values())
+    assert set(numbers.values()) == {1}
+    return first
+
+
+def test_the_clock_of_a_preloaded_process_jumps(faults: Path) -> None:
+    code = (
+        "import ctypes, time; wall, steady = time.time(), time.monotonic();"
+        "ctypes.CDLL(None).faults_jump(ctypes.c_long(-86400));"
+        "print(round(time.time() - wall), round(time.monotonic() - steady))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"LD_PRELOAD": str(faults)}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["-86400", "0"]
+
+
+def test_a_read_only_disk_ends_a_join_with_a_sentence(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        reason = "mounting a tmpfs is not permitted here"
+        if os.environ.get("SPIKEMESH_REQUIRE_CHAOS"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    try:
+        folder = RunFolder(found_cheap_run(tmp_path / "node").path)
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        command = [sys.executable, "-m", "spikemesh", "join", str(folder.path), "--bind", "127.0.0.1:0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 7
+        assert "Make the folder writable" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)

@@ -1,0 +1,91 @@
+"""Volunteers as processes that a test starts where it likes, holds at the gate, and looks at."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from spikemesh.cli.demo.swarm import Volunteer
+from spikemesh.cli.folder import RunFolder
+from spikemesh.node import NodeStatistics
+from tests.volunteers.join import ACKNOWLEDGED, GATE, WAITING
+
+ROOT = Path(__file__).parent.parent.parent
+LOOK_S = 0.05
+
+
+class Crewman(Volunteer):
+    """One watched `spikemesh join` process.
+
+    With `step_s` it is a cheap one that takes so long for a step, without it really trains. `prefix` is put before its
+    command, as `ip netns exec NAME`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: Sequence[str] = (),
+        *,
+        step_s: float | None = 0.05,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        program = [*prefix, "env", "-C", str(ROOT), sys.executable, "-m", "tests.volunteers.join"]
+        super().__init__(
+            RunFolder(folder), list(options), [*program, *(["--cheap", str(step_s)] if step_s is not None else [])]
+        )
+
+    def start(self, run: str) -> None:
+        self.folder.path.mkdir(exist_ok=True)
+        self.folder.status_path.unlink(missing_ok=True)  # what is there from now on, this process has written
+        self._path(WAITING).unlink(missing_ok=True)
+        super().start(run)
+
+    def hold(self) -> None:
+        """Wait before the next round; `is_held` says when that is reached."""
+        self._path(GATE).touch()
+
+    def let_go(self) -> None:
+        self._path(GATE).unlink(missing_ok=True)
+        self._path(WAITING).unlink(missing_ok=True)
+
+    def ask_to_stop(self) -> None:
+        self.let_go()
+        super().ask_to_stop()
+
+    @property
+    def is_held(self) -> bool:
+        return self._path(WAITING).exists()
+
+    def acknowledged(self) -> list[bytes]:
+        """The ids of the contributions that this volunteer was told are published."""
+        path = self._path(ACKNOWLEDGED)
+        data = path.read_bytes() if path.exists() else b""
+        return [data[start : start + 32] for start in range(0, len(data), 32)]
+
+    def _path(self, name: str) -> Path:
+        return self.folder.path / name
+
+
+def until(condition: Callable[[], bool], crew: Sequence[Volunteer], timeout_s: float) -> float:
+    """Seconds until `condition` holds. Fails with what everybody last said after `timeout_s`, or if one ended."""
+    start_s = time.monotonic()
+    while not condition():
+        for member in crew:
+            member.check()
+        if time.monotonic() - start_s > timeout_s:
+            said = "\n".join(f"{member.name}: {member.statistics()}" for member in crew)
+            raise AssertionError(f"did not happen within {timeout_s} s:\n{said}")
+        time.sleep(LOOK_S)  # a look at files that other processes write
+    return time.monotonic() - start_s
+
+
+def all_equal(seen: Sequence[NodeStatistics | None]) -> bool:
+    """Everybody holds the same records and the same sum, and these are all that anybody has published."""
+    known = [s for s in seen if s is not None]
+    return (
+        len(known) == len(seen)
+        and len({(s.set_digest, s.digest) for s in known}) == 1
+        and known[0].num_contributions == sum(s.num_own for s in known)
+    )
