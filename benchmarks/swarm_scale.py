@@ -22,7 +22,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from harness import RESULTS, Report
-from spikemesh.node import Ledger
+from spikemesh.node import WINDOW_BYTES, Ledger
 from spikemesh.sim import Swarm, run_virtually
 from spikemesh.sim.disk import MemoryStore
 from spikemesh.sim.run import GENESIS, RUN_ID, THETA0, contribution, make_delta, peer_id
@@ -91,7 +91,7 @@ async def settled_swarm(swarm: Swarm, num_nodes: int) -> None:
         swarm.history.acknowledge(record, delta)
     for number in range(num_nodes):
         member = swarm.members[number] = Member(number)
-        node = await swarm.open(member, Ledger(member.store, GENESIS, RUN_ID, THETA0, first.replica))
+        node = await swarm.open(member, Ledger(member.store, GENESIS, RUN_ID, THETA0, first.replica, WINDOW_BYTES))
         for known in swarm.rng.sample(range(num_nodes), min(KNOWN_PEERS, num_nodes)):
             node.peers.learn(PeerAddress(id=peer_id(known)))
 
