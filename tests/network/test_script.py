@@ -106,7 +106,7 @@ def found(place: Path) -> None:
     run = RunFolder(place / "volunteer-1")
     create_run(run, data=place / "text", name="script", preset="tiny", seed=0)
     genesis = run.genesis()
-    recipe = genesis.recipe | {"num_rounds": 100_000, "warmup": 0.0, "steps_per_round": 25, "learning_rate": 0.01}
+    recipe = genesis.recipe | {"num_rounds": 100_000, "warmup": 0.0, "steps_per_round": 25, "learning_rate": 0.003}
     run.set_genesis(msgspec.structs.replace(genesis, recipe=recipe))
 
 

@@ -17,7 +17,7 @@ from spikemesh.codec import Hello, Message, Refused, Welcome
 from spikemesh.crdt import SyncMessage, SyncState, next_message, receive
 from spikemesh.errors import Divergence, InvalidData, PeerRefused, PeerUnreachable
 from spikemesh.node.admission import Admission
-from spikemesh.node.calls import ask
+from spikemesh.node.calls import REQUEST_TIMEOUT_S, ask
 from spikemesh.node.clock import Clock
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.peers import Peer, PeerTable, address_of
@@ -29,8 +29,14 @@ MAX_TURNS = 64
 """Messages one side sends in one exchange at most; 64 of half a megabyte of records, the rest in the next one."""
 
 GREET_SHARE = 0.5
-"""Of the comparisons, so many begin with a greeting, of somebody who did not answer yet if there is one: that is how
-peers are found, and found again. The others, and all news, go to peers that answer."""
+"""Of the comparisons, so many begin with a greeting: it tells where this node is now, and where others are."""
+
+STRANGER_SHARE = 0.25
+"""In so many periods a peer that never answered is greeted too, if there is one: that is how peers are found."""
+
+LOOK_FOR_S = 2.0
+"""For a greeting of a peer that was lost. A connection that is tried while the network is cut and soon after it tells
+nobody of its end: QUIC repeats its first packet after 1, 3 and 7 s. So rather try anew, once a period."""
 
 MAX_NEWS = 64
 """Authors told of at once. Who learns of more in one go has caught up, and the others know them."""
@@ -90,16 +96,27 @@ class Gossip:
         async with asyncio.TaskGroup() as exchanges:
             while True:
                 await self._clock.sleep(self._config.period_s * self._rng.uniform(0.75, 1.25))
-                greeting = self._rng.random() < GREET_SHARE
-                chosen = self._peers.choose(1, strangers=greeting)
-                if (lost := self._peers.choose_lost()) is not None and lost not in chosen:
-                    chosen.append(lost)
-                for peer in chosen:
-                    exchanges.create_task(self._reconcile(peer, greeting))
+                for peer, greet_s in self._choose():
+                    exchanges.create_task(self._reconcile(peer, greet_s))
 
-    async def _reconcile(self, peer: Peer, greeting: bool) -> None:
-        """Compare everything, whatever was said before."""
-        if peer.address.id not in self._busy and (not greeting or await self.greet(peer.address)):
+    def _choose(self) -> list[tuple[Peer, float | None]]:
+        """Whom to compare everything with now, each once, and how long to wait for its welcome if it is greeted."""
+        chosen: dict[bytes, tuple[Peer, float | None]] = {}
+        for peer in self._peers.choose(1):
+            chosen[peer.address.id] = peer, REQUEST_TIMEOUT_S if self._happens(GREET_SHARE) else None
+        if self._happens(STRANGER_SHARE):
+            for peer in self._peers.choose(1, strangers=True):
+                chosen[peer.address.id] = peer, REQUEST_TIMEOUT_S
+        if (lost := self._peers.choose_lost()) is not None:
+            chosen[lost.address.id] = lost, LOOK_FOR_S
+        return [*chosen.values()]
+
+    def _happens(self, share: float) -> bool:
+        return self._rng.random() < share
+
+    async def _reconcile(self, peer: Peer, greet_s: float | None) -> None:
+        """Compare everything, whatever was said before; with `greet_s`, greet first and wait so long."""
+        if peer.address.id not in self._busy and (greet_s is None or await self.greet(peer.address, greet_s)):
             peer.sync = SyncState()
             await self.exchange(peer)
 
@@ -118,10 +135,10 @@ class Gossip:
                 await places.acquire()
                 admissions.create_task(admit(*await self._inbox.get()))
 
-    async def greet(self, address: PeerAddress) -> bool:
+    async def greet(self, address: PeerAddress, timeout_s: float = REQUEST_TIMEOUT_S) -> bool:
         """Say who and where we are, learn who else takes part. False when there is no answer."""
         try:
-            welcome = await ask(self._transport, address, self._hello(), Welcome)
+            welcome = await ask(self._transport, address, self._hello(), Welcome, timeout_s)
         except (PeerUnreachable, InvalidData) as error:
             log.info("no welcome: %s", error)
             self._peers.failed(address.id)
