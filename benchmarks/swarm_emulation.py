@@ -41,10 +41,10 @@ def changed(settings: Settings, changes: list[str]) -> Settings:
     return replace(settings, **{name: type(getattr(settings, name))(value) for name, value in pairs})
 
 
-def add(theta: Weights, update: Update) -> None:
-    """Fold one update into `theta` [A], in place."""
+def add(theta: Weights, update: Update, weight: float | None = None) -> None:
+    """Fold one update into `theta` [A], in place; with its own weight if none is given."""
     delta = decode_delta(update.delta, num_coordinates=len(theta))
-    theta[delta.indices] += update.weight / 4096 * delta.values(GRID_EXPONENT)
+    theta[delta.indices] += (update.weight / 4096 if weight is None else weight) * delta.values(GRID_EXPONENT)
 
 
 def run_sync(trainees: list[Trainee], recipe: Recipe, theta: Weights) -> Weights:
