@@ -16,17 +16,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from harness import Report
 from spikemesh.cli.presets import find_preset
 from spikemesh.crdt import CausalContext, PastEntry
 from spikemesh.node.volunteer import crowd
-from spikemesh.snn import Layout, SpikingLM, initialise, prefers_sparse, to_tensors
+from spikemesh.snn import Layout, ModelConfig, SpikingLM, initialise, prefers_sparse, to_tensors
 from spikemesh.train import Corpus, Recipe, Trainee, Update, batch, held_out_loss
 from swarm_emulation import Weights, add
 
@@ -48,30 +50,43 @@ RULES: dict[str, Callable[[int], float]] = {
 SWEEP_ROUNDS = 16
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What every policy starts from."""
+    """What every policy starts from, and a model of its own to measure losses with."""
 
     corpus: Corpus
-    model: SpikingLM
+    tensors: Mapping[str, npt.NDArray[Any]]
+    start: Weights
+    judge: SpikingLM
     recipe: Recipe
     seed: int
 
+    @classmethod
+    def make(cls, config: ModelConfig, recipe: Recipe, seed: int) -> Setting:
+        corpus = Corpus.standard_library()
+        windows = batch(corpus.train_text, seed=7, step=1_000_000, batch_size=16, num_tokens=recipe.num_tokens)
+        model = initialise(config, windows[:, :-1], seed=seed)
+        return cls(
+            corpus=corpus,
+            tensors=to_tensors(model),
+            start=Layout.of(model).gather(model).astype(np.float64),
+            judge=model.to_sparse() if prefers_sparse() else model,
+            recipe=recipe,
+            seed=seed,
+        )
+
     def trainees(self, count: int) -> list[Trainee]:
-        tensors = to_tensors(self.model)
         return [
-            Trainee(self.model.config, self.recipe, tensors, self.corpus.shard(i, count), seed=1000 * self.seed + i)
+            Trainee(
+                self.judge.config, self.recipe, self.tensors, self.corpus.shard(i, count), seed=1000 * self.seed + i
+            )
             for i in range(count)
         ]
 
-    @property
-    def start(self) -> Weights:
-        return Layout.of(self.model).gather(self.model).astype(np.float64)
-
     def loss(self, theta: Weights) -> float:
         """Nats per held-out byte."""
-        Layout.of(self.model).scatter_(self.model, theta.astype(np.float32))
-        return held_out_loss(self.model, self.corpus)
+        Layout.of(self.judge).scatter_(self.judge, theta.astype(np.float32))
+        return held_out_loss(self.judge, self.corpus)
 
 
 Moments = Iterator[tuple[float, Weights, int]]
@@ -80,7 +95,7 @@ Moments = Iterator[tuple[float, Weights, int]]
 
 def ours(setting: Setting, duration_s: float) -> Moments:
     """The rules of `node.volunteer`, on a virtual clock. The run is over when the fastest has made its rounds."""
-    recipe, theta = setting.recipe, setting.start
+    recipe, theta = setting.recipe, setting.start.copy()
     trainees = setting.trainees(len(SECONDS_PER_STEP))
     names = [bytes([i]) * 32 for i in range(len(trainees))]
     due = list(SECONDS_PER_STEP)  # when the next step of each ends
@@ -121,7 +136,7 @@ def context(names: list[bytes], rounds: list[int]) -> CausalContext:
 
 def in_rounds(setting: Setting, duration_s: float, patience: float) -> Moments:
     """Rounds for all at once; each is over when the slowest is done, or after `patience` times the fastest."""
-    recipe, theta = setting.recipe, setting.start
+    recipe, theta = setting.recipe, setting.start.copy()
     trainees = setting.trainees(len(SECONDS_PER_STEP))
     now, number, published = 0.0, 0, 0
     while True:
@@ -154,7 +169,7 @@ def policies(report: Report, setting: Setting) -> None:
     last: dict[str, float] = {}
     for name, policy in POLICIES.items():
         times = [duration_s * (k + 1) / NUM_TIMES for k in range(NUM_TIMES)]
-        theta, published = setting.start, 0
+        theta, published = setting.start.copy(), 0
         for now, merged, count in policy(setting, duration_s):
             while times and now > times[0]:
                 _tell(report, setting, f"{name}.{times.pop(0):.0f}s", theta, published)
@@ -174,11 +189,9 @@ def _tell(report: Report, setting: Setting, name: str, theta: Weights, published
 
 def sweep(report: Report, setting: Setting) -> None:
     setting = replace(setting, recipe=replace(setting.recipe, num_rounds=SWEEP_ROUNDS))
-    start = setting.start
     for crowd_size in CROWDS:
         losses = {}
         for name, weight in RULES.items():
-            Layout.of(setting.model).scatter_(setting.model, start.astype(np.float32))
             losses[name] = setting.loss(_folded(setting, crowd_size, weight(crowd_size)))
             against = f"{crowd_size} volunteers, weight {weight(crowd_size):.3f}"
             report.fact(f"sweep.{crowd_size}.{name}", losses[name], "nats per held-out byte", against=against)
@@ -188,7 +201,7 @@ def sweep(report: Report, setting: Setting) -> None:
 
 def _folded(setting: Setting, crowd_size: int, weight: float) -> Weights:
     """All fold all deltas after each round, each with `weight`."""
-    recipe, theta = setting.recipe, setting.start
+    recipe, theta = setting.recipe, setting.start.copy()
     trainees = setting.trainees(crowd_size)
     for number in range(recipe.num_rounds):
         updates = []
@@ -212,13 +225,8 @@ def main() -> int:
     config, recipe = find_preset("demo")
     if report.arguments.rounds is not None:
         recipe = replace(recipe, num_rounds=report.arguments.rounds)
-    corpus = Corpus.standard_library()
-    windows = batch(corpus.train_text, seed=7, step=1_000_000, batch_size=16, num_tokens=recipe.num_tokens)
+    setting = Setting.make(config, recipe, report.arguments.seed)
     for part in report.arguments.only:
-        model = initialise(config, windows[:, :-1], seed=report.arguments.seed)
-        if prefers_sparse():
-            model = model.to_sparse()
-        setting = Setting(corpus, model, recipe, report.arguments.seed)
         {"policies": policies, "sweep": sweep}[part](report, setting)
     return report.finish()
 
