@@ -13,6 +13,7 @@ from blake3 import blake3
 from spikemesh.codec import PART_BYTES, BlobPart, GetBlob, GetParts, Parts, Refused, decode_message, encode_message
 from spikemesh.errors import BlobGone, PeerUnreachable
 from spikemesh.node import KeptParts, fetch_blob
+from spikemesh.node.transfer import LATE_S
 from spikemesh.sim import run_virtually
 from spikemesh.sim.run import identity
 from spikemesh.transport import MemoryNetwork, MemoryTransport, PeerAddress
@@ -125,14 +126,25 @@ def test_false_hashes_are_found_in_the_end_and_another_list_is_tried(num_liars: 
         fetching(liars, lambda mine, peers: fetch_blob(mine, peers, DIGEST, len(BLOB)))
 
 
-def test_a_slow_peer_does_not_hold_back_the_last_part() -> None:
+def seconds(delays_s: tuple[float, ...], num_bytes: int) -> float:
+    """How long a blob of so many bytes takes from peers that are late by `delays_s`."""
+    blob = BLOB[:num_bytes]
+
     async def story(mine: MemoryTransport, peers: list[PeerAddress]) -> float:
         loop = asyncio.get_running_loop()
         start_s = loop.time()
-        assert await fetch_blob(mine, peers, DIGEST, len(BLOB)) == BLOB
+        assert await fetch_blob(mine, peers, blake3(blob).digest(), num_bytes) == blob
         return loop.time() - start_s
 
-    assert fetching([Server(), Server()], story, delays_s=(0.0, 5.0)) < 7.0  # its list is waited for, not its parts
+    return float(fetching([Server(blob) for _ in delays_s], story, delays_s))
+
+
+@pytest.mark.parametrize("num_bytes", [len(BLOB), 1234])
+def test_a_slow_peer_does_not_hold_back_a_blob(num_bytes: int) -> None:
+    quick = seconds((0.0,), num_bytes)
+    for delays_s in ((0.0, 9.0), (9.0, 0.0), (9.0, 0.0, 9.0)):
+        assert seconds(delays_s, num_bytes) <= quick + LATE_S + 0.1
+    assert 4.0 < seconds((4.0, 4.0), num_bytes) < 13.0  # and who has nobody else waits
 
 
 def test_a_blob_that_nobody_holds_is_gone_and_a_list_of_another_size_is_not_believed() -> None:

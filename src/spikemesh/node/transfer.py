@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -23,8 +24,13 @@ from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
 
+Result = TypeVar("Result")
+
 REQUESTS_PER_PEER = 4
 """Parts asked of one peer at once: enough to fill a line, half of what it lets one peer ask."""
+
+LATE_S = 1.0
+"""A source that has not begun to answer by then may be dead: the next one is asked beside it."""
 
 MAX_KEPT_BYTES = 256 << 20
 
@@ -64,9 +70,21 @@ async def fetch_blob(
     faults: list[SpikemeshError] = []
     if num_bytes > PART_BYTES:
         data = await _Large(transport, digest, num_bytes, kept or KeptParts(num_bytes), faults).fetch(sources)
-        if data is not None:
-            return data
-    for peer in sources if num_bytes <= PART_BYTES else ():
+    else:
+        data = await _small(transport, digest, num_bytes, sources, faults)
+    if data is not None:
+        return data
+    kind = BlobGone if any(isinstance(fault, BlobGone) for fault in faults) else PeerUnreachable
+    reason = faults[-1] if faults else "there is nobody to ask"
+    raise kind(f"none of {len(sources)} peers delivered blob {digest.hex()[:8]} ({num_bytes} bytes): {reason}")
+
+
+async def _small(
+    transport: Transport, digest: bytes, num_bytes: int, sources: Sequence[PeerAddress], faults: list[SpikemeshError]
+) -> bytes | None:
+    """From the first source that delivers. The next one is asked when one has failed, or is late."""
+
+    async def fetch(peer: PeerAddress) -> bytes | None:
         try:
             data = await _part(transport, peer, digest, 0, num_bytes, num_bytes)
             if blake3(data).digest() == digest:
@@ -74,9 +92,29 @@ async def fetch_blob(
             faults.append(InvalidData(f"the blob that peer {peer} sent has another hash"))
         except (PeerUnreachable, InvalidData) as error:
             faults.append(error)
-    kind = BlobGone if any(isinstance(fault, BlobGone) for fault in faults) else PeerUnreachable
-    reason = faults[-1] if faults else "there is nobody to ask"
-    raise kind(f"none of {len(sources)} peers delivered blob {digest.hex()[:8]} ({num_bytes} bytes): {reason}")
+        return None
+
+    waiting, asked = [*sources], set[asyncio.Task[bytes | None]]()
+    try:
+        while waiting or asked:
+            if waiting:
+                asked.add(asyncio.create_task(fetch(waiting.pop(0))))
+            done, asked = await asyncio.wait(
+                asked, timeout=LATE_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                if (data := task.result()) is not None:
+                    return data
+        return None
+    finally:
+        for task in asked:
+            task.cancel()
+
+
+async def _prompt(tasks: Iterable[asyncio.Task[Result]]) -> set[asyncio.Task[Result]]:
+    """The first of `tasks` to end, and those that end not later than it by `LATE_S`."""
+    done, late = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    return done | (await asyncio.wait(late, timeout=LATE_S))[0] if late else done
 
 
 async def _part(
@@ -101,21 +139,27 @@ class _Large:
         self._kept, self._faults = kept, faults
 
     async def fetch(self, sources: Sequence[PeerAddress]) -> bytes | None:
-        """The blob, or None; why not is in `faults`."""
-        lists = await asyncio.gather(*(self._list(peer) for peer in sources))
-        groups: dict[tuple[bytes, ...], list[PeerAddress]] = {}
-        for peer, hashes in zip(sources, lists, strict=True):
-            if hashes is not None:
-                groups.setdefault(hashes, []).append(peer)
-        for hashes, peers in sorted(groups.items(), key=lambda group: -len(group[1])):
-            data = await self._fetch_listed(hashes, peers)
-            if data is not None and blake3(data).digest() == self._digest:
-                for part in hashes:
-                    self._kept.discard(part)
-                return data
-            if data is not None:
-                self._fault(InvalidData(f"{len(peers)} peers gave false hashes for the parts of a blob"))
-        return None
+        """The blob, or None; why not is in `faults`. Who is late to say what the parts are, is not waited for."""
+        pending = {asyncio.create_task(self._list(peer)): peer for peer in sources}
+        try:
+            while pending:
+                groups: dict[tuple[bytes, ...], list[PeerAddress]] = {}
+                for task in await _prompt(pending):
+                    peer = pending.pop(task)
+                    if (hashes := task.result()) is not None:
+                        groups.setdefault(hashes, []).append(peer)
+                for hashes, peers in sorted(groups.items(), key=lambda group: -len(group[1])):
+                    if (data := await self._fetch_listed(hashes, peers)) is None:
+                        continue
+                    if blake3(data).digest() == self._digest:
+                        for part in hashes:
+                            self._kept.discard(part)
+                        return data
+                    self._fault(InvalidData(f"{len(peers)} peers gave false hashes for the parts of a blob"))
+            return None
+        finally:
+            for task in pending:
+                task.cancel()
 
     async def _list(self, peer: PeerAddress) -> tuple[bytes, ...] | None:
         try:
