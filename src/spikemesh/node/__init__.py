@@ -1,6 +1,7 @@
 """A volunteer's node: gossip, anti-entropy, admission, identity, statistics. It runs without torch."""
 
-from spikemesh.node.bucket import BucketCalls, BucketConfig, BucketGossip
+from spikemesh.node.bucket import BucketConfig, BucketGossip
+from spikemesh.node.bucket_calls import BucketCalls
 from spikemesh.node.calls import ask, fetch_genesis
 from spikemesh.node.clock import Clock, SystemClock
 from spikemesh.node.gossip import GossipConfig
