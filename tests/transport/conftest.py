@@ -14,13 +14,11 @@ import pytest
 
 from spikemesh.transport import (
     Handler,
-    Limited,
     Limits,
     MemoryNetwork,
     MemoryTransport,
     Metered,
     PeerAddress,
-    Retry,
     Transport,
 )
 from spikemesh.transport.p2p import P2PTransport
@@ -83,16 +81,7 @@ class World:
         return P2PTransport(secret_key=key, limits=limits, dial_timeout_s=2.0, **options)
 
     def wrap(self, inner: Transport) -> Transport:
-        match self.wrapping:
-            case "meter":
-                return Metered(inner)
-            case "retry":
-                return Retry(inner, rng=self.rng, backoff_s=0.01)
-            case "limit":
-                return Limited(inner, max_requests=16, bytes_per_s=1e9)
-            case "all":
-                return Metered(Retry(Limited(inner, max_requests=16, bytes_per_s=1e9), rng=self.rng, backoff_s=0.01))
-        return inner
+        return Metered(inner) if self.wrapping == "meter" else inner
 
     async def node(self, handler: Handler = echo, key: bytes | None = None, limits: Limits | None = None) -> Transport:
         transport = self.wrap(self.bare(key, limits))
@@ -145,7 +134,7 @@ def run_in(world: World, scenario: Callable[[World], Awaitable[None]]) -> None:
     asyncio.run(whole())
 
 
-KINDS = ["memory", "p2p", "memory+meter", "memory+retry", "memory+limit", "p2p+all"]
+KINDS = ["memory", "p2p", "memory+meter", "p2p+meter"]
 
 
 @pytest.fixture(params=KINDS)

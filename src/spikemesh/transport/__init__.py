@@ -1,4 +1,4 @@
-"""How bytes reach others: one small seam, an in-process network, iroh, and wrappers that are transports themselves."""
+"""How bytes reach others: one small seam, an in-process network, iroh, and a meter that is a transport itself."""
 
 from spikemesh.transport.base import (
     Handler,
@@ -8,14 +8,11 @@ from spikemesh.transport.base import (
     Transport,
     TransportStatistics,
 )
-from spikemesh.transport.limit import Limited
 from spikemesh.transport.memory import Link, MemoryNetwork, MemoryTransport
 from spikemesh.transport.meter import Metered
-from spikemesh.transport.retry import Retry
 
 __all__ = [
     "Handler",
-    "Limited",
     "Limits",
     "Link",
     "MemoryNetwork",
@@ -23,7 +20,6 @@ __all__ = [
     "Metered",
     "PeerAddress",
     "PeerStatistics",
-    "Retry",
     "Transport",
     "TransportStatistics",
 ]
