@@ -120,25 +120,6 @@ def test_a_newcomer_downloads_one_snapshot_and_little_else(tmp_path: Path) -> No
     in_world(tmp_path, story)
 
 
-def test_a_snapshot_that_breaks_off_is_not_fetched_twice(tmp_path: Path) -> None:
-    async def story(world: World) -> None:
-        first = await world.start(1)
-        second = await world.start(2, first)
-        for seq in range(1, 101):
-            await publish(first, *contribution(1, seq))
-        await world.until_equal(first, second)
-        offer = first.snapshots.offer()
-        third = await world.start(3)
-        await third._piece(first.transport.address, offer.records_hash, offer.records_bytes)
-        await world.stop(1)  # breaks off here; the other peer offers the same pieces
-        before = third.transport.statistics().wire_received_bytes
-        await third._adopt_snapshot(second.transport.address)
-        assert digests(third) == digests(second)
-        assert third.transport.statistics().wire_received_bytes - before < offer.records_bytes
-
-    in_world(tmp_path, story)
-
-
 def test_a_snapshot_is_joined_to_what_came_meanwhile(tmp_path: Path) -> None:
     """More came than the snapshot stands for: its deltas are not here, and it must still be the one to start from."""
 

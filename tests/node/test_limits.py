@@ -11,9 +11,8 @@ from spikemesh.codec import Refused, decode_message, encode_message
 from spikemesh.crdt import SyncMessage
 from spikemesh.node import Node, admission
 from spikemesh.node.gossip import MAX_ADMISSIONS, MAX_INBOX
-from spikemesh.node.snapshot import MAX_HELD
 from spikemesh.sim.run import contribution, identity
-from tests.node.world import World, in_world, publish
+from tests.node.world import World, in_world
 
 
 def test_a_full_inbox_takes_nothing_more_until_it_has_room(tmp_path: Path) -> None:
@@ -58,18 +57,5 @@ def test_refusals_are_remembered_up_to_a_number(tmp_path: Path, monkeypatch: pyt
         assert await refusals(node, garbage) == 10
         assert await refusals(node, garbage[-4:]) == 0
         assert await refusals(node, garbage[:3]) == 3
-
-    in_world(tmp_path, story)
-
-
-def test_the_last_snapshots_are_held_for_others_and_no_more(tmp_path: Path) -> None:
-    async def story(world: World) -> None:
-        node = await world.start(1)
-        offers = []
-        for seq in range(1, MAX_HELD + 3):
-            await publish(node, *contribution(1, seq))
-            offers.append(node.snapshots.offer())
-        held = [node.snapshots.part(offer.records_hash) is not None for offer in offers]
-        assert held == [False] * (len(offers) - MAX_HELD) + [True] * MAX_HELD
 
     in_world(tmp_path, story)

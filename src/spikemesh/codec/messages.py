@@ -107,7 +107,10 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True, tag="parts", forbid_unkno
 
 
 class GetSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag="get_snapshot", forbid_unknown_fields=True):
+    """`wanted` is the set of records of a snapshot of which some pieces are here already; another one may come."""
+
     run_id: Hash
+    wanted: Hash | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot", forbid_unknown_fields=True):

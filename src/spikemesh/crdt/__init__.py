@@ -4,7 +4,7 @@
 """
 
 from spikemesh.crdt.context import CausalContext
-from spikemesh.crdt.integer_sum import QUANTUM_BITS, Addend, Delta, IntegerSum
+from spikemesh.crdt.integer_sum import QUANTUM_BITS, Addend, Chunk, Delta, IntegerSum
 from spikemesh.crdt.orset import PART_DIGEST_BYTES, RecordSet
 from spikemesh.crdt.records import (
     MAX_SEQ,
@@ -32,6 +32,7 @@ __all__ = [
     "Addend",
     "Branch",
     "CausalContext",
+    "Chunk",
     "Contribution",
     "Delta",
     "Genesis",

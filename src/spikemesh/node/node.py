@@ -11,7 +11,6 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from blake3 import blake3
 
@@ -44,9 +43,18 @@ from spikemesh.node.calls import MISSING
 from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
+from spikemesh.node.offers import SnapshotDesk
 from spikemesh.node.peers import PeerTable, address_of
-from spikemesh.node.snapshot import MAX_VOUCHERS, SnapshotDesk, ask_for_offer, fetch_snapshot, vouchers
-from spikemesh.node.transfer import KeptParts, fetch_blob
+from spikemesh.node.snapshot import (
+    MAX_SOURCES,
+    MAX_VOUCHERS,
+    Pieces,
+    ask_for_offer,
+    begun,
+    fetch_snapshot,
+    offering,
+    vouchers,
+)
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -120,12 +128,11 @@ class Node:
         )
         self.num_vouchers = 0
         self.started_from_snapshot = False
-        self.snapshots = SnapshotDesk(ledger)
+        self.snapshots = SnapshotDesk(ledger, clock)
         self.buckets: list[BucketGossip] = []
         self._ahead: PeerAddress | None = None
         self._is_behind = asyncio.Event()
         self._part_lists: dict[bytes, Parts] = {}
-        self._pieces = KeptParts()
 
     async def run(self) -> None:
         """Gossip until cancelled. Raises what the disk raises; a peer's faults never end it."""
@@ -220,8 +227,9 @@ class Node:
         else answers.
         """
         others = tuple(address for address in self.peers.addresses() if address.id != peer.id)
+        wanted = await self.offload(begun, self.ledger)
         for attempt in range(SNAPSHOT_TRIES):
-            offer = await ask_for_offer(self.transport, peer, self.ledger)
+            offer = await ask_for_offer(self.transport, peer, self.ledger, wanted)
             if offer.records_bytes < SNAPSHOT_WORTH_BYTES and not len(self.ledger.replica.records):
                 return
             asked = others
@@ -234,17 +242,12 @@ class Node:
         else:
             if len(self.ledger.replica.records):
                 raise InvalidData(f"nobody vouches for the snapshot of {peer}")
-        await self.admission.adopt(await fetch_snapshot(partial(self._piece, peer), self.ledger, offer))
+        same = await offering(self.transport, others[: MAX_SOURCES - 1], self.ledger, offer)
+        pieces = Pieces(self.ledger, self.transport, self.offload, offer, (peer, *same))
+        await pieces.begin()
+        await self.admission.adopt(await fetch_snapshot(pieces.fetch, self.ledger, offer))
+        await pieces.end()
         self.started_from_snapshot = True
-        self._pieces = KeptParts()
-
-    async def _piece(self, peer: PeerAddress, digest: bytes, num_bytes: int) -> bytes:
-        """A piece of a snapshot; not again what an attempt that broke off, with this peer or another, had fetched."""
-        piece = self._pieces.get(digest)
-        if piece is None:
-            piece = await fetch_blob(self.transport, [peer], digest, num_bytes)
-            self._pieces.add(digest, piece)
-        return piece
 
     async def serve(self, peer_id: bytes, request: bytes) -> bytes:
         """The transport's handler: one request, one reply."""
@@ -269,7 +272,7 @@ class Node:
             case GetGenesis():
                 return GenesisReply(data=encode_genesis(self.ledger.genesis))
             case GetSnapshot():
-                return self.snapshots.offer()
+                return self.snapshots.offer(message.wanted)
             case Vouch():
                 return Vouched(sum_digest=self.ledger.vouch(message.set_digest))
             case _:

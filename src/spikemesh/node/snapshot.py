@@ -1,33 +1,36 @@
 """A newcomer's start: a peer's replica as it stands, instead of replaying its history.
 
 A snapshot is a pair that belongs together: the signed records, and the chunks of the sum they add up to. Another peer
-first vouches that the same records gave it the same sum; then each piece is fetched by its hash and the records
-are verified one by one. From then on the sum is compared with everybody's, as anyone's is.
+first vouches that the same records gave it the same sum; then each piece is fetched by its hash, from everybody who
+offers it now, and the records are verified one by one. From then on the sum is compared with everybody's, as anyone's
+is.
+
+A piece is kept on the disk when it comes. Who is interrupted asks for the same snapshot again, and fetches the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from blake3 import blake3
-
-from spikemesh.codec import GetSnapshot, Snapshot, Vouch, Vouched, decode_record, pack_wires, unpack_wires
+from spikemesh.codec import GetSnapshot, Snapshot, Vouch, Vouched, decode_record, unpack_wires
 from spikemesh.crdt import CHUNK_COORDINATES, IntegerSum, RecordSet, Replica
-from spikemesh.errors import Divergence, InvalidData, PeerUnreachable
-from spikemesh.node.calls import ask
+from spikemesh.errors import BlobMissing, Divergence, InvalidData, PeerUnreachable, StoreCorrupt
+from spikemesh.node.calls import REQUEST_TIMEOUT_S, ask
+from spikemesh.node.clock import Offload
 from spikemesh.node.ledger import Ledger
+from spikemesh.node.transfer import fetch_blob
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
 
-MAX_HELD = 2
 MAX_RECORDS_BYTES = 1 << 30
 MAX_VOUCHERS = 8
-PIECES_AT_ONCE = 4
+PIECES_AT_ONCE = 8
+MAX_SOURCES = 4
+BEGUN = "snapshot"
+"""The value in the store that names the snapshot whose pieces are there."""
 
 Fetch = Callable[[bytes, int], Awaitable[bytes]]
 """``await fetch(hash, num_bytes)`` is the blob of that hash and length."""
@@ -35,50 +38,15 @@ VOUCH_TIMEOUT_S = 3.0
 """All are asked at once. Some of them are behind NAT and will never answer; who waits for them does not train."""
 
 
-@dataclass(frozen=True)
-class _Offer:
-    message: Snapshot
-    parts: dict[bytes, bytes]
-
-
-class SnapshotDesk:
-    """Serves snapshots of the ledger. The parts of the last few stay in memory while newcomers fetch them."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._offers: OrderedDict[bytes, _Offer] = OrderedDict()
-
-    def offer(self) -> Snapshot:
-        """A snapshot of the ledger as it is now; its parts stay here for a while."""
-        replica = self._ledger.replica
-        key = replica.records.digest
-        if key not in self._offers:
-            self._offers[key] = _make_offer(replica)
-            while len(self._offers) > MAX_HELD:
-                self._offers.popitem(last=False)
-        return self._offers[key].message
-
-    def part(self, digest: bytes) -> bytes | None:
-        """A piece of an offered snapshot by its hash."""
-        return next((o.parts[digest] for o in self._offers.values() if digest in o.parts), None)
-
-
-def _make_offer(replica: Replica) -> _Offer:
-    wires = pack_wires(record.wire for record in replica.records)
-    chunks = {chunk.digest: chunk.to_bytes() for chunk in replica.sum.chunks}
-    message = Snapshot(
-        set_digest=replica.records.digest,
-        sum_digest=replica.sum.digest,
-        records_hash=blake3(wires).digest(),
-        records_bytes=len(wires),
-        chunk_hashes=tuple(chunk.digest for chunk in replica.sum.chunks),
-    )
-    return _Offer(message, {**chunks, message.records_hash: wires})
-
-
-async def ask_for_offer(transport: Transport, peer: PeerAddress, ledger: Ledger) -> Snapshot:
-    """What a peer has to offer now, in sizes that this run can have."""
-    offer = await ask(transport, peer, GetSnapshot(run_id=ledger.run_id), Snapshot)
+async def ask_for_offer(
+    transport: Transport,
+    peer: PeerAddress,
+    ledger: Ledger,
+    wanted: bytes | None = None,
+    timeout_s: float = REQUEST_TIMEOUT_S,
+) -> Snapshot:
+    """What a peer has to offer, in sizes that this run can have: of the set `wanted` if it still holds that."""
+    offer = await ask(transport, peer, GetSnapshot(run_id=ledger.run_id, wanted=wanted), Snapshot, timeout_s)
     check_offer(offer, ledger, f"peer {peer}")
     return offer
 
@@ -94,8 +62,8 @@ def check_offer(offer: Snapshot, ledger: Ledger, source: str) -> None:
 
 async def fetch_snapshot(fetch: Fetch, ledger: Ledger, offer: Snapshot) -> Replica:
     """The replica that was offered, complete and consistent; whether its sum is right is for those who vouch to say."""
-    packed = await fetch(offer.records_hash, offer.records_bytes)
-    chunks = [await fetch(digest, size * 8) for digest, size in zip(offer.chunk_hashes, _sizes(ledger), strict=True)]
+    sizes = (offer.records_bytes, *(8 * size for size in _sizes(ledger)))
+    packed, *chunks = await _fetch_all(fetch, list(zip((offer.records_hash, *offer.chunk_hashes), sizes, strict=True)))
     records = RecordSet(ledger.replica.records.retractors).insert(
         decode_record(wire, run_id=ledger.run_id) for wire in unpack_wires(packed)
     )
@@ -103,6 +71,82 @@ async def fetch_snapshot(fetch: Fetch, ledger: Ledger, offer: Snapshot) -> Repli
     if (replica.records.digest, replica.sum.digest) != (offer.set_digest, offer.sum_digest):
         raise InvalidData("a snapshot does not have the digests it was announced with")
     return replica
+
+
+async def _fetch_all(fetch: Fetch, wanted: list[tuple[bytes, int]]) -> list[bytes]:
+    """Each piece, a few at a time. The first that fails ends it."""
+    places = asyncio.Semaphore(PIECES_AT_ONCE)
+
+    async def one(digest: bytes, num_bytes: int) -> bytes:
+        async with places:
+            return await fetch(digest, num_bytes)
+
+    tasks = [asyncio.create_task(one(*piece)) for piece in wanted]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def begun(ledger: Ledger) -> bytes | None:
+    """The set of records of the snapshot that was being fetched when this node stopped."""
+    return ledger.store.get_value(BEGUN) or None
+
+
+class Pieces:
+    """The pieces of one offer: on the disk when they come, and from there if they came before a crash.
+
+    `sources` all offer this snapshot. They are asked in turn, and for each other where one fails or is late.
+    """
+
+    def __init__(
+        self, ledger: Ledger, transport: Transport, offload: Offload, offer: Snapshot, sources: Sequence[PeerAddress]
+    ) -> None:
+        self._store, self._transport, self._offload = ledger.store, transport, offload
+        self._offer, self._sources = offer, sources
+        self._num_fetched = 0
+
+    async def begin(self) -> None:
+        """Let go of what an other offer left."""
+        await self._offload(self._keep_only, {self._offer.records_hash, *self._offer.chunk_hashes})
+        await self._offload(self._store.set_value, BEGUN, self._offer.set_digest)
+
+    async def fetch(self, digest: bytes, num_bytes: int) -> bytes:
+        try:
+            return await self._offload(self._store.pieces.get, digest)
+        except (BlobMissing, StoreCorrupt):
+            first = self._num_fetched % len(self._sources)
+            self._num_fetched += 1
+            sources = [*self._sources[first:], *self._sources[:first]]
+            data = await fetch_blob(self._transport, sources, digest, num_bytes)
+            await self._offload(self._store.pieces.put_verified, digest, data)
+            return data
+
+    async def end(self) -> None:
+        """The snapshot is part of the replica now."""
+        await self._offload(self._store.set_value, BEGUN, b"")
+        await self._offload(self._keep_only, frozenset())
+
+    def _keep_only(self, wanted: Collection[bytes]) -> None:
+        for digest in [*self._store.pieces.hashes()]:
+            if digest not in wanted:
+                self._store.pieces.delete(digest)
+
+
+async def offering(
+    transport: Transport, peers: Sequence[PeerAddress], ledger: Ledger, offer: Snapshot
+) -> tuple[PeerAddress, ...]:
+    """Those of `peers` that offer the same snapshot."""
+
+    async def has(peer: PeerAddress) -> bool:
+        try:
+            return await ask_for_offer(transport, peer, ledger, offer.set_digest, VOUCH_TIMEOUT_S) == offer
+        except (PeerUnreachable, InvalidData):
+            return False
+
+    answers = await asyncio.gather(*map(has, peers))
+    return tuple(peer for peer, offers in zip(peers, answers, strict=True) if offers)
 
 
 async def vouchers(

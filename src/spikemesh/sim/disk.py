@@ -46,7 +46,8 @@ class MemoryBlobs:
 
 class MemoryStore:
     def __init__(self) -> None:
-        self.blobs = MemoryBlobs()
+        self.blobs, self.pieces = MemoryBlobs(), MemoryBlobs()
+        self._values: dict[str, bytes] = {}
         self._rows: dict[bytes, RecordRow] = {}
         self._chunks: dict[int, bytes] = {}
         self._saved: SavedSum | None = None
@@ -73,3 +74,9 @@ class MemoryStore:
         self._chunks.update(dirty_chunks)
         chunks = tuple(data for _, data in sorted(self._chunks.items()))
         self._saved = SavedSum(chunks=chunks, folded_ids=frozenset(folded_ids), digest=digest)
+
+    def get_value(self, key: str) -> bytes | None:
+        return self._values.get(key)
+
+    def set_value(self, key: str, value: bytes) -> None:
+        self._values[key] = value

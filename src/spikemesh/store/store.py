@@ -55,8 +55,10 @@ class Store:
     An error changes nothing: after `StoreFull` and freeing space, the same call succeeds.
     """
 
-    def __init__(self, folder: Path, blobs: BlobStore, database: Database, held: contextlib.ExitStack) -> None:
-        self.folder, self.blobs = folder, blobs
+    def __init__(
+        self, folder: Path, blobs: BlobStore, pieces: BlobStore, database: Database, held: contextlib.ExitStack
+    ) -> None:
+        self.folder, self.blobs, self.pieces = folder, blobs, pieces
         self._database, self._held = database, held
         self._recorded: frozenset[bytes] = frozenset()  # ids seen among the records; those are never removed
 
@@ -79,11 +81,11 @@ class Store:
             held.enter_context(folder_lock(folder))
             with os_errors("opening", folder):
                 remove_unfinished(folder)
-                blobs = BlobStore(folder / "blobs", folder / "corrupt")
+                blobs, pieces = (BlobStore(folder / name, folder / "corrupt") for name in ("blobs", "pieces"))
                 database = Database(path)
                 held.callback(database.close)
                 sync(folder)
-            return cls(folder, blobs, database, held.pop_all())
+            return cls(folder, blobs, pieces, database, held.pop_all())
 
     def close(self) -> None:
         """Let go of the folder. Closing again does nothing."""
