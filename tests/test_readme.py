@@ -34,7 +34,7 @@ def test_its_commands_exist() -> None:
 
 
 def test_it_is_short_enough_to_read() -> None:
-    assert len(README.splitlines()) <= 190
+    assert len(README.splitlines()) <= 200
 
 
 ROWS = (
@@ -113,6 +113,25 @@ def test_its_numbers_of_speed_are_those_of_the_committed_benchmarks() -> None:
     assert f"take {100 * step['memory.share']:.1f} % of dense (bar 12 %)" in text
     cost = token["demo.loss.int4"] - token["demo.loss.float"]
     assert f"4-bit weights cost {cost:.3f} nats per byte" in text
+
+
+def test_its_numbers_of_swarms_are_those_of_the_committed_benchmarks() -> None:
+    scale, unequal, equal = map(_results, ("swarm_scale", "heterogeneous", "all_equal"))
+    assert f"until 99 % of them hold a record | {scale['nodes10000.periods_to_99']:.2f} | 19.9 |" in README
+    repeated, growth = scale["nodes10000.repeated"], scale["growth.control_busy"]
+    assert f"against 100 nodes | {repeated:.2f}, {growth:.2f} | 3, 1.5 |" in README
+    losses = ", ".join(f"{unequal[f'{policy}.278s']:.3f}" for policy in ("ours", "drop", "wait"))
+    assert f"the late are dropped, all wait | {losses} | |" in README
+    killed, quiet, num_bytes = (
+        ", ".join(f"{equal[f'{peer}.{name}'] / unit:{form}}" for peer in ("ours", "hivemind"))
+        for name, unit, form in (
+            ("killed.seconds", 1, ".1f"),
+            ("undisturbed.seconds", 1, ".1f"),
+            ("undisturbed.bytes", 1e6, ",.0f"),
+        )
+    )
+    assert f"ours, hivemind 1.1.12 | {killed} | |" in README
+    assert f"megabytes on loopback | {quiet}; {num_bytes} | |" in README
 
 
 def _results(script: str) -> dict[str, float]:
