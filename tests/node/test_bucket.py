@@ -164,6 +164,9 @@ def test_what_vanishes_or_is_cut_off_is_written_again_by_whoever_has_it(tmp_path
         bucket.inner.delete(name)
         await world.until(lambda: bucket.inner.get(name, max_bytes=5000) == record.wire, timeout_s=400)
         bucket.inner.put(name, record.wire[:100])
+        early = await start(world, 8, faulty(world))
+        assert early.admission.num_refused == 0, "half a record is one that is being written, not a wrong one"
+        await world.stop(8)
         await world.until(lambda: bucket.inner.get(name, max_bytes=5000) == record.wire, timeout_s=400)
         for rest in (b"", delta[:40], bytes(len(delta)), delta + b"more"):
             bucket.inner.put(f"blobs/{blake3(delta).hexdigest()}", rest)
