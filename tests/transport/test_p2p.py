@@ -242,7 +242,7 @@ async def main():
     asked = asyncio.ensure_future(a.request(b.address, b"hang", timeout_s=60, max_reply_bytes=9))
     while not b.statistics().num_requests_open: await asyncio.sleep(0.001)
     print("ready", flush=True)
-    while {ending!r} == "interrupt": await asyncio.sleep(0.1)  # a signal just before a wait for ever is seen after it
+    if {ending!r} == "interrupt": await never.wait()
     if {ending!r} == "close":
         asked.cancel()
         await asyncio.gather(a.close(), b.close())
