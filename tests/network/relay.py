@@ -70,6 +70,10 @@ class Relay:
         self.num_passed_on = 0
         self._clients: dict[bytes, Client] = {}
 
+    @property
+    def num_clients(self) -> int:
+        return len(self._clients)
+
     def application(self) -> web.Application:
         made = web.Application()
         made.router.add_get("/relay", self._take_in)
@@ -80,7 +84,7 @@ class Relay:
     @contextlib.asynccontextmanager
     async def listening(self, host: str, port: int) -> AsyncIterator[str]:
         """Its URL, while it runs."""
-        runner = web.AppRunner(self.application(), shutdown_timeout=0)
+        runner = web.AppRunner(self.application(), shutdown_timeout=0.1)
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()

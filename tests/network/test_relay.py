@@ -13,6 +13,7 @@ from spikemesh.cli.demo.swarm import Swarm
 from spikemesh.codec import decode_ticket
 from tests.network.lab import Host, Lab
 from tests.network.test_cases import crew_on, equal, more_rounds, start
+from tests.network.test_doctor import look
 from tests.volunteers.crew import ROOT, Crewman
 
 PORT = 3340
@@ -22,27 +23,30 @@ FOUND_S = 30.0
 
 
 class RelayProcess:
-    """A relay on a host of the lab. It can be killed and started again."""
+    """A relay on a host of the lab."""
 
     def __init__(self, host: Host) -> None:
         self._command = [*host.prefix, sys.executable, "-m", "tests.network.relay", f"{host.public}:{PORT}"]
 
-    def __enter__(self) -> RelayProcess:
+    def start(self) -> None:
         self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
         assert self.url, "the relay ended before it listened"
-        return self
 
-    def __exit__(self, *error: object) -> None:
+    def kill(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @pytest.fixture
 def relay(lab: Lab) -> Iterator[RelayProcess]:
-    with RelayProcess(lab.host("relay")) as process:
-        yield process
+    process = RelayProcess(lab.host("relay"))
+    process.start()
+    yield process
+    process.kill()
 
 
 @pytest.fixture
@@ -71,10 +75,24 @@ def test_a_relay_dies_and_comes_back(
 ) -> None:
     start(crew)
     equal(crew)
-    relay.__exit__()
+    relay.kill()
     more_rounds(crew, 10)
     assert len({member.statistics().digest for member in crew}) == 2, "there was another way"  # type: ignore[union-attr]
-    relay.__enter__()
+    relay.start()
     took_s = equal(crew, FOUND_S)
     with capsys.disabled():
         print(f"\n{took_s:.1f} s to equal digests after a relay came back")  # noqa: T201
+
+
+def test_the_doctor_looks_through_a_relay(lab: Lab, relay: RelayProcess, crew: list[Crewman], tmp_path: Path) -> None:
+    """Nothing else reaches a volunteer at another home."""
+    visitor = lab.host("visitor", nat=True)
+    crew[0].start(str(crew[0].folder.path))
+    ticket = crew[0].wait_for_ticket()
+    code, found = look(visitor, ticket, tmp_path / "new")
+    assert code == 0 and found["relay"]["state"] == found["peers"]["state"] == "ok"
+    relay.kill()
+    code, found = look(visitor, ticket, tmp_path / "new")
+    assert code == 4 and found["relay"]["state"] == "note" and "did not take this node in" in found["relay"]["seen"]
+    (peer,) = (finding for name, finding in found.items() if name.startswith("peer "))
+    assert "neither at its addresses nor through the relay" in peer["seen"]
