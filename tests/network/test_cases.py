@@ -28,12 +28,13 @@ JOIN_DEADLINE_S = 20.0
 """A join that gets no answer says so within this, or goes on alone; start of the process included."""
 
 
-def crew_on(place: Path, hosts: Sequence[Host]) -> list[Crewman]:
+def crew_on(place: Path, hosts: Sequence[Host], *, first: Sequence[str] = ()) -> list[Crewman]:
+    """A volunteer on each host; `first` is what only the first is told."""
     found_cheap_run(place / "volunteer-1")
     return [
         Crewman(
             place / f"volunteer-{number}",
-            ["--seed", str(number), "--bind", f"0.0.0.0:{PUBLIC_PORT + number}"],
+            ["--seed", str(number), "--bind", f"0.0.0.0:{PUBLIC_PORT + number}", *(first if number == 1 else ())],
             prefix=host.prefix,
         )
         for number, host in enumerate(hosts, 1)

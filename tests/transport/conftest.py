@@ -83,8 +83,10 @@ class World:
     def wrap(self, inner: Transport) -> Transport:
         return Metered(inner) if self.wrapping == "meter" else inner
 
-    async def node(self, handler: Handler = echo, key: bytes | None = None, limits: Limits | None = None) -> Transport:
-        transport = self.wrap(self.bare(key, limits))
+    async def node(
+        self, handler: Handler = echo, key: bytes | None = None, limits: Limits | None = None, **options: Any
+    ) -> Transport:
+        transport = self.wrap(self.bare(key, limits, **options))
         await transport.start(handler)
         self._made.append(transport)
         return transport

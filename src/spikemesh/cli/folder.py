@@ -6,6 +6,7 @@ node.sqlite blobs/  the store
 trainee/            the trainer's own state, per published round
 peers.json          where other nodes were last seen
 buckets.json        folders that others can reach too; never a key
+relay               URL of the relay that this node uses; without it, none
 ticket              what others join with, while the node runs
 status.json         the node's statistics, twice a second
 model.safetensors   the merged model, renewed every minute and at the end
@@ -110,6 +111,17 @@ class RunFolder:
         if known != self.buckets():
             self.path.mkdir(parents=True, exist_ok=True)
             write_file_atomic(self.path / "buckets.json", msgspec.json.encode(known))
+
+    def relay(self) -> str | None:
+        """URL of the relay that this node uses; None for none."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.path / "relay").read_text().strip() or None
+        return None
+
+    def set_relay(self, url: str) -> None:
+        if url != self.relay():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_file_atomic(self.path / "relay", url.encode() + b"\n")
 
     def bind(self, wanted: str) -> str:
         """`wanted` as host:port; for port 0, any, the one this node had the last time."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.logging import RichHandler
@@ -32,6 +33,8 @@ Contact = tuple[bytes, PeerAddress]
 """(run id, where to find one of its nodes)."""
 
 MODEL_PERIOD_S = 60.0
+MAX_RELAY_CHARS = 200
+"""What iroh makes of it must fit into the 256 of a ticket."""
 
 
 def parse_bind(text: str) -> str:
@@ -43,6 +46,26 @@ def parse_bind(text: str) -> str:
         raise typer.BadParameter(f"expected ip:port such as 127.0.0.1:0, got {text!r}") from error
     if not port.isdecimal() or int(port) > 65_535:
         raise typer.BadParameter(f"expected a port of 0..65535 after the last colon, got {text!r}")
+    return text
+
+
+def parse_relay(text: str | None) -> str | None:
+    """`text` itself if it is where a relay can be, http(s)://host or with a port; None stays None.
+
+    Nothing else may be in it: it goes into tickets, so it must not hold a key.
+    """
+    if text is None:
+        return None
+    try:
+        parts = urlsplit(text)
+        plain = parts.hostname and parts.port != 0 and "@" not in parts.netloc and parts.path in ("", "/")
+    except ValueError:
+        plain = False
+    if not plain or parts.scheme not in ("http", "https") or len(text) > MAX_RELAY_CHARS or set("?# ") & set(text):
+        raise typer.BadParameter(
+            f"expected a relay as http(s)://host or http(s)://host:port, with nothing behind it, got {text!r}",
+            param_hint="--relay",
+        )
     return text
 
 
@@ -60,6 +83,14 @@ def join(
     ] = "0.0.0.0:0",
     threads: Annotated[int, typer.Option(help="Processor threads for training; 0 leaves it to torch.")] = 0,
     bucket: Annotated[list[str] | None, BUCKET_OPTION] = None,
+    relay: Annotated[
+        str | None,
+        typer.Option(
+            help="http(s)://host:port of a relay, for volunteers who cannot dial each other. Default: the ticket's, "
+            "else the one you used before.",
+            callback=parse_relay,
+        ),
+    ] = None,
     keep_gb: Annotated[
         float | None,
         typer.Option(
@@ -85,11 +116,14 @@ def join(
     else:
         run_id, peer, named = decode_ticket(run)
         contact = run_id, address_of(peer)
+        relay = relay or parse_relay(peer.relay_url)
         buckets = (*buckets, *named)
         place = RunFolder(folder or Path("runs") / contact[0].hex()[:12])
         if place.has_genesis and place.run_id() != contact[0]:
             raise TicketError(f"{place.path} belongs to another run than this ticket. Choose another --folder.")
     place.add_buckets(buckets)
+    if relay is not None:
+        place.set_relay(relay)
     keep_bytes = None if keep_gb is None else int(keep_gb * 1e9)
     learner = (lambda session: _volunteer(session, data, part, seed, threads)) if train else None
     asyncio.run(_join(place, contact, bind=bind, keep_bytes=keep_bytes, learner=learner, leave_at_eof=leave_at_eof))
@@ -119,6 +153,8 @@ async def _join(
     async with open_session(place, contact=contact, bind=bind, keep_bytes=keep_bytes) as session:
         print(f"run    {session.node.ledger.run_id.hex()}")
         print(f"node   {session.node.id.hex()}")
+        if (relay := session.node.transport.address.relay_url) is not None:
+            print(f"relay  {relay}")
         print(f"ticket {session.ticket}", flush=True)
         await _until_told_to_leave(_take_part(session, contact, learner), at_eof=leave_at_eof)
         if learner is not None:

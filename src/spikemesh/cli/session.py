@@ -164,7 +164,7 @@ async def open_session(
     before = _Totals.of(folder.statistics())
     with Store.open(folder.path) as store:
         identity = Identity.load_or_create(folder.path)
-        transport = Metered(P2PTransport(secret_key=identity.secret, bind=folder.bind(bind)))
+        transport = Metered(P2PTransport(secret_key=identity.secret, bind=folder.bind(bind), relay_url=folder.relay()))
         door = Door()
         await transport.start(door)
         folder.set_port(transport.address)

@@ -220,7 +220,11 @@ async def handshake(incoming: Any, limits: Limits, timeout_s: float) -> Link:
         return Link(await (await incoming.accept()).connect(), limits)
 
 
-def endpoint_address(peer: PeerAddress) -> Any:
-    """Iroh's form of an address. Raises foreign errors for an id that is no public key."""
+def endpoint_address(peer: PeerAddress, relay_url: str | None) -> Any:
+    """Iroh's form of an address. Raises foreign errors for an id that is no public key.
+
+    ``relay_url`` is this node's own relay. Another one is left out: iroh would open it, and a peer could name any URL.
+    """
     addresses = list(peer.addresses[:MAX_DIALLED_ADDRESSES])
-    return EndpointAddr(EndpointId.from_bytes(peer.id), peer.relay_url, addresses)
+    shared = relay_url if peer.relay_url == relay_url else None
+    return EndpointAddr(EndpointId.from_bytes(peer.id), shared, addresses)

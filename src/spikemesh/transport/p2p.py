@@ -39,8 +39,9 @@ class P2PTransport:
     """A node on the network.
 
     ``secret_key``: 32 bytes of Ed25519 seed, the node's identity. ``bind``: ``host:port`` with port 0 for any; when
-    the port is taken any other is used. ``relay_url``: a relay for peers that cannot reach each other directly; by
-    default none is used and nothing outside the peers' own addresses is ever contacted.
+    the port is taken any other is used. ``relay_url``: a relay for peers that cannot reach each other directly. No
+    other relay is ever contacted, whatever peers say of themselves; by default none is, and nothing but the peers' own
+    addresses.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class P2PTransport:
             raise ValueError(f"secret_key is 32 bytes of Ed25519 seed, got {len(secret_key)} bytes")
         self._secret_key = secret_key
         self._bind = bind
-        self._relay_url = relay_url
+        self._relays, self._relay_url = _relay(relay_url)
         self._dial_timeout_s = dial_timeout_s
         self._limits = limits or Limits()
-        self._pool = Pool(self._limits, self._serve)
+        self._pool = Pool(self._limits, self._serve, relay_url=self._relay_url)
         self._requests = InFlight()
         self._tasks: set[asyncio.Task[None]] = set()
         self._num_handshakes = 0
@@ -73,13 +74,21 @@ class P2PTransport:
     def address(self) -> PeerAddress:
         if self._endpoint is None:
             raise ValueError("the address is known after start")
-        seen = self._endpoint.addr()
         sockets = self._endpoint.bound_sockets()
-        known = [*(s for s in sockets if not _host(s).is_unspecified), *seen.direct_addresses()]
+        known = [*(s for s in sockets if not _host(s).is_unspecified), *self._endpoint.addr().direct_addresses()]
         known = known or ["127.0.0.1:" + sockets[0].rpartition(":")[2]]
+        # The relay even while it is silent: iroh goes on trying it, and a ticket is read later than it is written.
         return PeerAddress(
-            id=self._endpoint.id().to_bytes(), addresses=tuple(dict.fromkeys(known)), relay_url=seen.relay_url()
+            id=self._endpoint.id().to_bytes(), addresses=tuple(dict.fromkeys(known)), relay_url=self._relay_url
         )
+
+    async def is_relayed(self, *, timeout_s: float) -> bool:
+        """Whether the relay takes this node in within ``timeout_s``. Valid after ``start``, with a ``relay_url``."""
+        try:
+            await asyncio.wait_for(self._endpoint.online(), timeout_s)
+            return True
+        except (TimeoutError, *FOREIGN_ERRORS):
+            return False
 
     async def start(self, handler: Handler) -> None:
         if self._endpoint is not None or self._closed:
@@ -98,8 +107,7 @@ class P2PTransport:
                 builder.apply_minimal()
                 builder.secret_key(self._secret_key)
                 builder.alpns([ALPN])
-                relays = [self._relay_url] if self._relay_url else []
-                builder.relay_mode(RelayMode.custom_from_urls(relays) if relays else RelayMode.disabled())
+                builder.relay_mode(self._relays)
                 for socket in sockets:
                     builder.bind_addr(socket)
                 return await asyncio.wait_for(builder.bind(), BIND_TIMEOUT_S)
@@ -243,6 +251,18 @@ async def _ask_while_heard(
         return task.result()
     finally:
         task.cancel()
+
+
+def _relay(url: str | None) -> tuple[Any, str | None]:
+    """(iroh's setting, the URL as iroh spells it): peers tell each other that spelling, so they can compare it."""
+    if url is None:
+        return RelayMode.disabled(), None
+    try:
+        mode = RelayMode.custom_from_urls([url])
+        (spelled,) = mode.relay_map().urls()
+    except FOREIGN_ERRORS as error:
+        raise ValueError(f"relay_url is a URL such as https://relay.example.org, got {url!r}") from error
+    return mode, str(spelled)
 
 
 def _host(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -44,8 +44,9 @@ class Dial:
 class Pool:
     """Open links by peer, the newest last: after a peer restarts, its newest connection is the live one."""
 
-    def __init__(self, limits: Limits, welcome: Callable[[Link], None]) -> None:
+    def __init__(self, limits: Limits, welcome: Callable[[Link], None], *, relay_url: str | None = None) -> None:
         self.endpoint: Any = None
+        self._relay_url = relay_url
         self._limits = limits
         self._welcome = welcome
         self._links: dict[bytes, list[Link]] = {}
@@ -111,7 +112,7 @@ class Pool:
     async def _connect(self, peer: PeerAddress, timeout_s: float) -> Link:
         try:
             async with asyncio.timeout(timeout_s):
-                link = Link(await self.endpoint.connect(endpoint_address(peer), ALPN), self._limits)
+                link = Link(await self.endpoint.connect(endpoint_address(peer, self._relay_url), ALPN), self._limits)
             self._welcome(link)
             return link
         except TimeoutError:

@@ -1,4 +1,5 @@
-"""Checks of the network: is there a socket, can packets leave, which peers and buckets answer, can others dial here.
+"""Checks of the network: is there a socket, can packets leave, which peers and buckets answer, can others dial here,
+does the relay take this node in.
 
 It asks with a key of its own and says no hello, so no peer remembers it, and a node that runs in the same folder is
 not disturbed.
@@ -22,17 +23,21 @@ from spikemesh.transport import PeerAddress, Transport
 from spikemesh.transport.pool import OTHER_VERSION
 
 ANSWER_TIMEOUT_S = 8.0
+RELAY_TIMEOUT_S = 8.0
+"""iroh first measures for 3 s where it is, if the relay answers no QUIC."""
+
 MAX_ASKED = 16
 FORBIDDEN = frozenset((errno.EPERM, errno.EACCES))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Whom a node would ask: a newcomer needs one of them, somebody who has the run goes on alone."""
+    """Whom a node would ask, and its relay: a newcomer needs one of them, somebody who has the run goes on alone."""
 
     run_id: bytes | None
     peers: Sequence[PeerAddress] = ()
     buckets: Sequence[str] = ()
+    relay_url: str | None = None
     may_go_alone: bool = False
 
 
@@ -51,7 +56,7 @@ async def look(bind: str, asked: Asked) -> list[Finding]:
     if findings[0].state == "wrong":
         return findings
     host = bind.rpartition(":")[0]
-    transport = P2PTransport(secret_key=secrets.token_bytes(32), bind=f"{host}:0")
+    transport = P2PTransport(secret_key=secrets.token_bytes(32), bind=f"{host}:0", relay_url=asked.relay_url)
 
     async def refuse(_peer: bytes, _request: bytes) -> bytes:
         raise InvalidData("a doctor answers nobody")
@@ -59,6 +64,9 @@ async def look(bind: str, asked: Asked) -> list[Finding]:
     try:
         await transport.start(refuse)
         findings.append(nat_finding(address.rpartition(":")[0] for address in transport.address.addresses))
+        if asked.relay_url is not None:
+            is_relayed = await transport.is_relayed(timeout_s=RELAY_TIMEOUT_S)
+            findings.append(relay_finding(asked.relay_url, is_relayed=is_relayed))
         if asked.run_id is not None:
             answers = await asyncio.gather(
                 *(_ask(transport, peer, asked.run_id) for peer in asked.peers[:MAX_ASKED]),
@@ -114,6 +122,17 @@ def nat_finding(hosts: Iterable[str]) -> Finding:
     )
 
 
+def relay_finding(url: str, *, is_relayed: bool) -> Finding:
+    if is_relayed:
+        return ok("relay", f"{url} takes this node in; whoever uses it too can be reached through it")
+    return note(
+        "relay",
+        f"{url} did not take this node in within {RELAY_TIMEOUT_S:g} s",
+        "Check that a relay runs there and that this machine may open HTTP connections to it, or name another with "
+        "`spikemesh join --relay`. It is not needed where one peer or bucket below answers without it.",
+    )
+
+
 async def _ask(transport: Transport, peer: PeerAddress, run_id: bytes) -> Answer:
     who = f"peer {peer.id.hex()[:8]}"
     try:
@@ -124,7 +143,7 @@ async def _ask(transport: Transport, peer: PeerAddress, run_id: bytes) -> Answer
         return Answer(who=who, problem=f"it speaks another version: {error}")
     except PeerUnreachable as error:
         other_version = OTHER_VERSION in str(error)
-        return Answer(who=who, problem=f"it {OTHER_VERSION}" if other_version else _why_silent(peer))
+        return Answer(who=who, problem=f"it {OTHER_VERSION}" if other_version else _why_silent(peer, transport))
     return Answer(who=who, problem=None)
 
 
@@ -138,11 +157,13 @@ async def _ask_bucket(url: str, run_id: bytes) -> Answer:
     return Answer(who=f"bucket {url}", problem=None)
 
 
-def _why_silent(peer: PeerAddress) -> str:
+def _why_silent(peer: PeerAddress, transport: Transport) -> str:
     """As much as can be known from here about a peer that does not answer."""
     reasons = {reason for address in peer.addresses if (reason := _cannot_send(address)) is not None}
     if peer.addresses and len(reasons) == 1 and all(map(_cannot_send, peer.addresses)):
         return reasons.pop()
+    if peer.relay_url is not None and peer.relay_url == transport.address.relay_url:
+        return "no answer, neither at its addresses nor through the relay: it is not running, or it has moved"
     hosts = [ipaddress.ip_address(address.rpartition(":")[0].strip("[]")) for address in peer.addresses]
     if hosts and all(host.is_loopback for host in hosts):
         return "it can only be reached on the machine that it runs on"

@@ -17,7 +17,7 @@ from rich.text import Text
 from spikemesh.cli.doctor import machine
 from spikemesh.cli.doctor.finding import Finding
 from spikemesh.cli.folder import RunFolder
-from spikemesh.cli.join import parse_bind
+from spikemesh.cli.join import parse_bind, parse_relay
 from spikemesh.cli.names import shown
 from spikemesh.crdt import Genesis
 from spikemesh.errors import TicketError
@@ -79,13 +79,20 @@ def _subject(run: str | None, folder: Path | None) -> tuple[RunFolder, Asked]:
         return RunFolder(folder or Path()), Asked(run_id=None)
     if Path(run).is_dir():
         place = RunFolder.existing(Path(run))
-        return place, Asked(run_id=_run_id(place), peers=place.peers(), buckets=place.buckets(), may_go_alone=True)
+        return place, Asked(
+            run_id=_run_id(place),
+            peers=place.peers(),
+            buckets=place.buckets(),
+            relay_url=place.relay(),
+            may_go_alone=True,
+        )
     run_id, peer, named = decode_ticket(run)
     place = RunFolder(folder or Path("runs") / run_id.hex()[:12])
     if place.has_genesis and _run_id(place) not in (None, run_id):
         raise TicketError(f"{place.path} belongs to another run than this ticket. Choose another --folder.")
     buckets = tuple(dict.fromkeys((*place.buckets(), *named)))
-    return place, Asked(run_id=run_id, peers=(address_of(peer),), buckets=buckets)
+    relay_url = parse_relay(peer.relay_url) or place.relay()
+    return place, Asked(run_id=run_id, peers=(address_of(peer),), buckets=buckets, relay_url=relay_url)
 
 
 def _run_id(place: RunFolder) -> bytes | None:
