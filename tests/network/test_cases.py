@@ -18,7 +18,7 @@ from spikemesh.node import Identity, address_of
 from spikemesh.node.gossip import GossipConfig
 from spikemesh.transport import PeerAddress
 from tests.network.lab import PUBLIC_PORT, Host, Lab
-from tests.volunteers.crew import ROOT, Crewman, all_equal, until
+from tests.volunteers.crew import ROOT, Crewman, all_equal, start_all, until
 from tests.volunteers.join import found_cheap_run
 
 HEAL_S = 3 * GossipConfig().period_s
@@ -43,13 +43,7 @@ def crew_on(place: Path, hosts: Sequence[Host], *, first: Sequence[str] = ()) ->
 
 def start(crew: Sequence[Crewman]) -> str:
     """Everybody, by the ticket of the first, which is returned; then all know of each other."""
-    first, *others = crew
-    first.start(str(first.folder.path))
-    ticket = first.wait_for_ticket()
-    for member in others:
-        member.start(ticket)
-    for member in others:
-        member.wait_for_ticket()
+    ticket = start_all(crew)
     more_rounds(crew)
     met = len(crew) - 1
     until(lambda: all(len(m.folder.peers()) == met for m in crew), crew, START_S)

@@ -24,7 +24,7 @@ from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.init import create_run
 from spikemesh.node.gossip import GossipConfig
 from tests.network.lab import PUBLIC_PORT, Host, Lab, both_ways
-from tests.volunteers.crew import ROOT, Crewman, all_equal, until
+from tests.volunteers.crew import ROOT, Crewman, all_equal, start_all, until
 
 PERIOD_S = GossipConfig().period_s
 HEAL_S = 3 * PERIOD_S
@@ -52,15 +52,6 @@ class Scene:
         options = ["--data", str(place / "text"), "--shard", f"{number}/5", "--seed", str(number), "--threads", "1"]
         options += ["--bind", f"0.0.0.0:{PUBLIC_PORT + number}"]
         return Crewman(place / f"volunteer-{number}", options, step_s=None, prefix=host.prefix)
-
-    def start(self) -> None:
-        first, *others = self.crew
-        first.start(str(first.folder.path))
-        ticket = first.wait_for_ticket()
-        for member in others:
-            member.start(ticket)
-        for member in others:
-            member.wait_for_ticket()
 
     def train(self, num_rounds: int = NUM_ROUNDS) -> None:
         """Everybody publishes so many rounds more, then all are held."""
@@ -118,7 +109,7 @@ def scene(lab: Lab, tmp_path: Path) -> Iterator[Scene]:
 
 
 def test_five_volunteers_train_through_it_all(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
-    scene.start()
+    start_all(scene.crew)
     until(lambda: all(count >= 1 for count in scene.published()), scene.crew, START_S)
     scene.through("NAT on both sides", UNDER_WEATHER_S)
     losses = [member.statistics().volunteer.loss for member in scene.crew]  # type: ignore[union-attr]

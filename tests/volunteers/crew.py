@@ -68,6 +68,18 @@ class Crewman(Volunteer):
         return self.folder.path / name
 
 
+def start_all(crew: Sequence[Crewman]) -> str:
+    """Everybody, by the ticket of the first, which is returned."""
+    first, *others = crew
+    first.start(str(first.folder.path))
+    ticket = first.wait_for_ticket()
+    for member in others:
+        member.start(ticket)
+    for member in others:
+        member.wait_for_ticket()
+    return ticket
+
+
 def until(condition: Callable[[], bool], crew: Sequence[Volunteer], timeout_s: float) -> float:
     """Seconds until `condition` holds. Fails with what everybody last said after `timeout_s`, or if one ended."""
     start_s = time.monotonic()
