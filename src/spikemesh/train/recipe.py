@@ -15,7 +15,8 @@ class Recipe:
 
     num_rounds: int = 48
     """Contributions that one volunteer makes to the run."""
-    steps_per_round: int = 10
+    steps_per_round: int = 20
+    """Enough that a round is long against the time in which a delta reaches the others: see docs/lab-notes.md."""
     batch_size: int = 8
     num_tokens: int = 128
     """Length of a training window, in bytes."""
