@@ -1,10 +1,10 @@
 """One row of the swarm tables in docs/lab-notes.md: four trainees in one process, without a network.
 
-    python benchmarks/swarm_emulation.py --mode async --set momentum=0.3 num_rounds=48 steps_per_round=10
+    python benchmarks/swarm_emulation.py --mode async --latency 6 --set momentum=0.3 num_rounds=48 steps_per_round=20
 
-sync: all fold all deltas after each round. async: speeds 0.93 to 1.06, starts five steps apart, a delta arrives two
-steps after it was published. lone: one trainee on its quarter, nothing merged. joint: one on all text, four times
-the batch. `--set` changes the recipe, `--model` the model. The real trainee, codec and weights; sums in float64,
+sync: all fold all deltas after each round. async: speeds 0.93 to 1.06, starts five steps apart, a delta arrives
+`--latency` steps after it was published. lone: one trainee on its quarter, nothing merged. joint: one on all text, four
+times the batch. `--set` changes the recipe, `--model` the model. The real trainee, codec and weights; sums in float64,
 which is close enough for a loss. A run takes about a minute (lone) to four on one core.
 """
 
@@ -28,7 +28,6 @@ from spikemesh.train import Corpus, Recipe, Trainee, Update, batch, held_out_los
 NUM_VOLUNTEERS = 4
 SPEEDS = (1.0, 0.93, 1.06, 0.97)
 START_STEPS = 5.0
-LATENCY_STEPS = 2.0
 GRID_EXPONENT = -26
 
 Settings = TypeVar("Settings", ModelConfig, Recipe)
@@ -60,7 +59,7 @@ def run_sync(trainees: list[Trainee], recipe: Recipe, theta: Weights) -> Weights
     return theta
 
 
-def run_async(trainees: list[Trainee], recipe: Recipe, theta: Weights) -> Weights:
+def run_async(trainees: list[Trainee], recipe: Recipe, theta: Weights, latency_steps: float) -> Weights:
     """Time counts in steps of a volunteer of speed 1; whoever is due next takes a step."""
     due = [START_STEPS * i for i in range(len(trainees))]
     arriving: list[list[tuple[float, Update]]] = [[] for _ in trainees]
@@ -80,7 +79,7 @@ def run_async(trainees: list[Trainee], recipe: Recipe, theta: Weights) -> Weight
             update = trainee.extract(len(trainees))
             add(theta, update)
             for j, inbox in enumerate(arriving):
-                inbox.append((now if j == i else now + LATENCY_STEPS, update))
+                inbox.append((now if j == i else now + latency_steps, update))
     return theta
 
 
@@ -89,7 +88,7 @@ def run_alone(trainee: Trainee, recipe: Recipe) -> Weights:
     return trainee.layout.gather(trainee.model).astype(np.float64)
 
 
-def run(mode: str, corpus: Corpus, model: SpikingLM, recipe: Recipe, seed: int) -> Weights:
+def run(mode: str, corpus: Corpus, model: SpikingLM, recipe: Recipe, seed: int, latency_steps: float) -> Weights:
     """The weights [A] at the end."""
     tensors: dict[str, Any] = to_tensors(model)
 
@@ -103,12 +102,13 @@ def run(mode: str, corpus: Corpus, model: SpikingLM, recipe: Recipe, seed: int) 
         return run_alone(trainee(corpus.shard(0, NUM_VOLUNTEERS), 0, recipe), recipe)
     trainees = [trainee(corpus.shard(i, NUM_VOLUNTEERS), i, recipe) for i in range(NUM_VOLUNTEERS)]
     theta = tensors["theta0"].astype(np.float64)
-    return (run_sync if mode == "sync" else run_async)(trainees, recipe, theta)
+    return run_sync(trainees, recipe, theta) if mode == "sync" else run_async(trainees, recipe, theta, latency_steps)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=("sync", "async", "lone", "joint"), default="async")
+    parser.add_argument("--latency", type=float, default=2.0, help="in steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--model", nargs="*", default=[], metavar="NAME=VALUE")
@@ -119,7 +119,7 @@ def main() -> int:
     corpus, start_s = Corpus.load(), time.process_time()
     windows = batch(corpus.train_text, seed=7, step=1_000_000, batch_size=16, num_tokens=recipe.num_tokens)
     model = initialise(config, windows[:, :-1], seed=arguments.seed)
-    theta = run(arguments.mode, corpus, model, recipe, arguments.seed)
+    theta = run(arguments.mode, corpus, model, recipe, arguments.seed, arguments.latency)
     Layout.of(model).scatter_(model, theta.astype(np.float32))
     name = f"{arguments.mode}.seed{arguments.seed}"
     report.fact(f"{name}.loss", held_out_loss(model, corpus), "nats per byte", against="held-out files")
