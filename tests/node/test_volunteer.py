@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,8 @@ import numpy as np
 import pytest
 
 from spikemesh.crdt import CausalContext, PastEntry
-from spikemesh.node import Node, Plan, Volunteer, run_round
+from spikemesh.node import Node, Plan, Volunteer, giving_way, run_round
+from spikemesh.node.clock import NICENESS, in_thread
 from spikemesh.node.volunteer import crowd
 from spikemesh.sim.run import THETA0, contribution, identity
 from tests.node.world import NumpyTrainee, World, digests, in_world, publish
@@ -221,3 +225,37 @@ def test_a_record_whose_delta_rotted_comes_back_and_its_number_is_not_used_again
         assert digests(again) == before
 
     in_world(tmp_path, story)
+
+
+def test_training_gives_way_and_nothing_else_does() -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def story() -> None:
+        before, training = niceness(), giving_way()
+        expected = max(before, NICENESS) if sys.platform == "linux" else before
+        assert await training(niceness) == await training(niceness) == expected
+        assert niceness() == await in_thread(niceness) == before
+
+    asyncio.run(story())
+
+
+def test_a_cancelled_round_is_waited_for() -> None:
+    ended = threading.Event()
+
+    def work() -> None:
+        begun.set()
+        ended.wait(10)
+
+    async def story() -> None:
+        task = asyncio.ensure_future(giving_way()(work))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        ended.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    begun = threading.Event()
+    asyncio.run(story())

@@ -186,7 +186,7 @@ def _volunteer(session: Session, data: Path | None, shard: tuple[int, int], seed
     """The training side: imports torch, reads the text, builds the model from the run's start."""
     import torch
 
-    from spikemesh.node import Plan, SystemClock, Volunteer
+    from spikemesh.node import Plan, SystemClock, Volunteer, giving_way
     from spikemesh.snn import ModelConfig
     from spikemesh.train import Corpus, Recipe, Trainee
 
@@ -210,6 +210,7 @@ def _volunteer(session: Session, data: Path | None, shard: tuple[int, int], seed
         plan=Plan(num_rounds=recipe.num_rounds, steps_per_round=recipe.steps_per_round),
         folder=session.folder.path,
         clock=SystemClock(),
+        training=giving_way(),
     )
 
 

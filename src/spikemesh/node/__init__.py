@@ -3,7 +3,7 @@
 from spikemesh.node.bucket import BucketConfig, BucketGossip
 from spikemesh.node.bucket_calls import BucketCalls
 from spikemesh.node.calls import ask, fetch_genesis
-from spikemesh.node.clock import Clock, SystemClock
+from spikemesh.node.clock import Clock, SystemClock, giving_way
 from spikemesh.node.gossip import GossipConfig
 from spikemesh.node.identity import Identity
 from spikemesh.node.ledger import WINDOW_BYTES, Ledger
@@ -38,5 +38,6 @@ __all__ = [
     "ask",
     "fetch_blob",
     "fetch_genesis",
+    "giving_way",
     "run_round",
 ]

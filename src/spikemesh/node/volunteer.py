@@ -21,7 +21,7 @@ from blake3 import blake3
 from spikemesh.codec import bounded_past, read_tensor_file, sign_record, write_tensors
 from spikemesh.crdt import CausalContext, Contribution, RecordSet, Replica
 from spikemesh.files import write_file_atomic
-from spikemesh.node.clock import Clock
+from spikemesh.node.clock import Clock, Offload
 from spikemesh.node.identity import Identity
 from spikemesh.node.node import Node
 from spikemesh.node.statistics import VolunteerStatistics
@@ -92,10 +92,21 @@ class _Stopped(Exception):
 
 
 class Volunteer:
+    """`training` runs the inner steps; without it, they run where the node's other work does."""
+
     def __init__(
-        self, *, node: Node, identity: Identity, trainee: Trainee, plan: Plan, folder: Path, clock: Clock
+        self,
+        *,
+        node: Node,
+        identity: Identity,
+        trainee: Trainee,
+        plan: Plan,
+        folder: Path,
+        clock: Clock,
+        training: Offload | None = None,
     ) -> None:
         self._node, self._identity, self._trainee, self._plan, self._clock = node, identity, trainee, plan, clock
+        self._training = training or node.offload
         self._folder = folder / "trainee"
         self._absorbed: Replica | None = None
         self._stopping = False
@@ -134,7 +145,7 @@ class Volunteer:
         return self._node.ledger.replica.records.context
 
     async def _train_until_cancelled(self, position: int) -> None:
-        task = asyncio.ensure_future(self._node.offload(self._train, position))
+        task = asyncio.ensure_future(self._training(self._train, position))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
