@@ -47,8 +47,8 @@ async def in_thread(work: Callable[..., Result], /, *args: Any) -> Result:
 def giving_way() -> Offload:
     """`in_thread` for work that takes all the time there is, as training: every other thread goes before it.
 
-    A delta reaches the others in a dozen short steps of the event loop and the disk, and each would wait for a processor
-    that trains. Only where a thread can have a priority of its own, which is Linux; elsewhere it is an ordinary thread.
+    A delta reaches the others in a dozen short steps of event loop and disk, and each would wait for a processor that
+    trains. Only where a thread can have a priority of its own, which is Linux; elsewhere it is an ordinary thread.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="training", initializer=_give_way)
 
