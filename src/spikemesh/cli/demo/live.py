@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spikemesh.cli.demo.facts import Event
-from spikemesh.cli.demo.readable import (
+from spikemesh.cli.readable import (
     NO_VALUE,
     bytes_text,
     count_text,

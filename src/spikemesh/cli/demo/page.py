@@ -19,7 +19,9 @@ from spikemesh.cli.demo.plots import (
     spike_plot,
     traffic_plot,
 )
-from spikemesh.cli.demo.readable import (
+from spikemesh.cli.demo.style import STYLE
+from spikemesh.cli.demo.wording import bar_text, gain_text, ratio_text, value_text
+from spikemesh.cli.readable import (
     bytes_text,
     count_text,
     decimal_text,
@@ -29,8 +31,6 @@ from spikemesh.cli.demo.readable import (
     percent_text,
     printable,
 )
-from spikemesh.cli.demo.style import STYLE
-from spikemesh.cli.demo.wording import bar_text, gain_text, ratio_text, value_text
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spikemesh.cli.demo.facts import MIN_GAP_CLOSED, Report
-from spikemesh.cli.demo.readable import bytes_text, decimal_text, duration_text, one_line
+from spikemesh.cli.readable import bytes_text, decimal_text, duration_text, one_line
 
 COLOURS = {
     "ink": "#0a0b01",

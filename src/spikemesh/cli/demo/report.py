@@ -23,9 +23,9 @@ from spikemesh.cli.demo.facts import (
     checks,
     passed,
 )
-from spikemesh.cli.demo.readable import bytes_text, decimal_text, duration_text, one_line, percent_text, printable
 from spikemesh.cli.demo.wording import check_text, gain_text, ratio_text
 from spikemesh.cli.hardware import Hardware
+from spikemesh.cli.readable import bytes_text, decimal_text, duration_text, one_line, percent_text, printable
 from spikemesh.errors import InvalidData, StoreError
 from spikemesh.files import write_file_atomic
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spikemesh.cli.demo.facts import Check
-from spikemesh.cli.demo.readable import bytes_text, duration_text, percent_text
+from spikemesh.cli.readable import bytes_text, duration_text, percent_text
 
 
 def check_text(check: Check) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spikemesh import __version__
-from spikemesh.cli.demo.readable import bytes_text
 from spikemesh.cli.doctor.finding import Finding, note, ok, wrong
 from spikemesh.cli.folder import RunFolder
+from spikemesh.cli.readable import bytes_text
 from spikemesh.crdt import Genesis
 from spikemesh.errors import BlobMissing, SpikemeshError, StoreBusy, StoreCorrupt, StoreError, StoreFull, TicketError
 from spikemesh.files import write_file_atomic
