@@ -27,7 +27,9 @@ def test_it_prints_facts() -> None:
     arguments = ("--scenario", "only-peer-leaves", "--nodes", "3", "--seed", "4")
     facts = json.loads(run(*arguments, "--json"))
     assert (facts["num_nodes"], facts["seed"], facts["num_acknowledged"]) == (3, 4, 8)
-    assert facts["trace"] in run(*arguments)
+    told = run(*arguments)
+    assert facts["trace"] in told and "equal after s" in told and "{" not in told
+    assert facts["set_digest"] in "".join(told.split())
 
 
 @pytest.mark.parametrize("arguments", [("--scenario", "sunshine"), ("--scenario", "chaos", "--nodes", "2")])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
@@ -25,17 +28,34 @@ def simulate(
         _list({name: (known.num_nodes, known.text) for name, known in SCENARIOS.items()}, as_json)
         return
     try:
-        outcome = run(scenario, num_nodes=nodes, seed=seed)
+        with _quiet():
+            outcome = run(scenario, num_nodes=nodes, seed=seed)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     facts = msgspec.to_builtins(outcome)
     if as_json:
         print(msgspec.json.encode(facts).decode())
         return
-    table = Table(show_header=False)
-    for name, value in {**facts, **facts.pop("facts")}.items():
+    told = facts.pop("facts")
+    table = Table(show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in {**facts, **told}.items():
         table.add_row(name.replace("_", " "), f"{value:.1f}" if isinstance(value, float) else str(value))
     show(table)
+    print("Everybody who is up holds all that was acknowledged, each once, with one digest.")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What nodes say of a bad network is the story itself, and not worth a warning."""
+    log = logging.getLogger("spikemesh")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _list(scenarios: dict[str, tuple[int, str]], as_json: bool) -> None:
