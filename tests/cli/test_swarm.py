@@ -265,7 +265,7 @@ def test_volunteers_leave_when_the_demo_is_killed(tmp_path: Path, text: Path) ->
     process = subprocess.Popen([*command, str(tmp_path / "demo")], stdout=subprocess.DEVNULL)
     folders = [RunFolder(tmp_path / "demo" / f"volunteer-{number}") for number in (1, 2, 3, 4)]
     deadline = time.monotonic() + TIMEOUT_S
-    while not all((seen := folder.statistics()) is not None and seen.num_own for folder in folders):
+    while any(folder.statistics() is None for folder in folders):  # all are up; a slow one may find the run over
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)  # a look at a file that another process writes
     process.kill()
