@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from spikemesh.node import Ledger, NodeStatistics
 from spikemesh.sim.run import THETA0
 from spikemesh.store import Store
 from tests.chaos.nursery import Life, Signal
+from tests.machine import faults_library, make_read_only, small_disk
 from tests.volunteers.crew import Crewman
 from tests.volunteers.join import found_cheap_run
 
@@ -52,16 +52,7 @@ LONELY = 4
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        reason = "this machine needs a C compiler and Linux for faults"
-        if os.environ.get("SPIKEMESH_REQUIRE_CHAOS"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    library = tmp_path_factory.mktemp("faults") / "faults.so"
-    source = ROOT / "tests" / "store" / "faults.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    return library
+    return faults_library(tmp_path_factory.mktemp("faults"))
 
 
 class Nursery:
@@ -287,18 +278,10 @@ def test_the_clock_of_a_preloaded_process_jumps(faults: Path) -> None:
 
 
 def test_a_read_only_disk_ends_a_join_with_a_sentence(tmp_path: Path) -> None:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path], capture_output=True)
-    if mounted.returncode:
-        reason = "mounting a tmpfs is not permitted here"
-        if os.environ.get("SPIKEMESH_REQUIRE_CHAOS"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    try:
+    with small_disk(tmp_path, "8m"):
         folder = RunFolder(found_cheap_run(tmp_path / "node").path)
-        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        make_read_only(tmp_path)
         command = [sys.executable, "-m", "spikemesh", "join", str(folder.path), "--bind", "127.0.0.1:0"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 7
         assert "Make the folder writable" in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    finally:
-        subprocess.run(["umount", "-l", tmp_path], check=True)

@@ -6,7 +6,6 @@ import errno
 import os
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from spikemesh.checkpoint import inspect, merge, output
 from spikemesh.checkpoint.content import PIECE_BYTES
 from spikemesh.errors import CheckpointError, InvalidData, StoreError, StoreFull
 from tests.checkpoint.files import Raw, Tensors, f32, i64, leftovers, read_safetensors, values, write_safetensors
+from tests.machine import small_disk
 
 NAN, INF = float("nan"), float("inf")
 LONG = PIECE_BYTES + 8  # bytes: two stretches
@@ -303,27 +303,22 @@ def test_space_is_checked_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", tmp_path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path):
         yield tmp_path
-    finally:
-        subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 @pytest.mark.parametrize("out", ["out", "out.safetensors"])
-def test_a_disk_that_fills_up(small_disk: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+def test_a_disk_that_fills_up(disk: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)  # another one takes the space meanwhile
     paths = write(folder, **{f"i{i}": {f"w{i}": Raw("F32", (250_000,), b"\x7f\x3f" * 500_000)} for i in range(4)})
-    merge(paths[:1], out=small_disk / out)
-    before = inspect(small_disk / out).content
+    merge(paths[:1], out=disk / out)
+    before = inspect(disk / out).content
     with pytest.raises(StoreFull, match="No space left while writing"):
-        merge(paths, out=small_disk / out, force=True)
-    assert inspect(small_disk / out).content == before
-    assert not leftovers(small_disk)
+        merge(paths, out=disk / out, force=True)
+    assert inspect(disk / out).content == before
+    assert not leftovers(disk)
 
 
 @pytest.mark.parametrize("out", ["out", "out.safetensors"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,6 +15,7 @@ import pytest
 from spikemesh.checkpoint import Checkpoint, inspect, merge, open_checkpoint, verify
 from spikemesh.checkpoint.known import CACHE_VARIABLE, KnownFiles, cache_folder
 from tests.checkpoint.files import f32, write_safetensors, write_shards
+from tests.machine import make_read_only, small_disk
 
 CONTENT = "c" * 64
 
@@ -151,21 +150,16 @@ def test_rows_of_another_program_find_nothing(folder: Path) -> None:
     assert KnownFiles(folder / "cache").find(CONTENT) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="mounts")
 def test_a_read_only_disk(tmp_path: Path, folder: Path, checkpoint: Checkpoint, path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
-    KnownFiles(cache).remember(checkpoint, CONTENT)
-    if subprocess.run(["mount", "--bind", "-o", "ro", cache, cache], capture_output=True).returncode:
-        pytest.skip("mounting is not permitted here")
-    try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", cache], check=True)
+    with small_disk(cache):
+        KnownFiles(cache).remember(checkpoint, CONTENT)
+        make_read_only(cache)
         known = KnownFiles(cache)
         known.remember(checkpoint, "d" * 64)  # does nothing
         assert known.find(CONTENT) == path.resolve()  # what is there may still be read
         assert known.find("d" * 64) is None
-    finally:
-        subprocess.run(["umount", "-l", cache], check=True)
 
 
 def test_a_cache_that_is_locked_is_not_waited_for_long(

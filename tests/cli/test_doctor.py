@@ -25,6 +25,7 @@ from spikemesh.codec import encode_ticket
 from spikemesh.node import Identity
 from spikemesh.store import Store
 from spikemesh.transport import PeerAddress
+from tests.machine import make_read_only, small_disk
 from tests.volunteers.crew import ROOT, Crewman
 from tests.volunteers.join import found_cheap_run
 
@@ -53,16 +54,11 @@ def node(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
+    with small_disk(place):
         yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_a_healthy_node_is_told_so(look: Callable[..., Report], node: RunFolder) -> None:
@@ -125,15 +121,15 @@ def test_too_little_memory(tmp_path: Path) -> None:
     assert machine.available_memory_bytes(tmp_path) == 8000 * 1024
 
 
-def test_a_full_disk(look: Callable[..., Report], small_disk: Path) -> None:
-    code, found = look("--folder", small_disk / "node", "--bind", "127.0.0.1:0")
+def test_a_full_disk(look: Callable[..., Report], disk: Path) -> None:
+    code, found = look("--folder", disk / "node", "--bind", "127.0.0.1:0")
     assert code == 5 and found["disk space"]["state"] == "wrong" and "Free some space" in found["disk space"]["advice"]
 
 
-def test_a_read_only_disk(look: Callable[..., Report], small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_disk(look: Callable[..., Report], disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "BASE_DISK_BYTES", 1000)
-    folder = found_cheap_run(small_disk / "node").path
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    folder = found_cheap_run(disk / "node").path
+    make_read_only(disk)
     code, found = look(folder, "--bind", "127.0.0.1:0")
     assert code == 7 and found["disk space"]["state"] == "ok"
     assert "Make the folder writable" in found["disk"]["seen"] and "Make the folder writable" in found["folder"]["seen"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from tests.machine import faults_library
 from tests.store import killed_worker
 from tests.store.samples import row
 
@@ -24,12 +24,7 @@ ROOT = HERE.parent.parent
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler and Linux")
-    library = tmp_path_factory.mktemp("faults") / "faults.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, HERE / "faults.c", "-ldl"], check=True)
-    return library
+    return faults_library(tmp_path_factory.mktemp("faults"))
 
 
 def run_crash(faults: Path, mode: str, folder: Path) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.machine import make_read_only, small_disk
 from tests.store.samples import chunk, contents, row, sum_digest
 
 from spikemesh.errors import StoreError, StoreFull
@@ -18,16 +18,11 @@ CHUNK_BYTES = 100_000
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """3 MB of which a ballast file takes one, to be freed later."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", tmp_path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
+    with small_disk(tmp_path):
         (tmp_path / "ballast").write_bytes(bytes(1 << 20))
         yield tmp_path
-    finally:
-        subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 def put_blob(store: Store, number: int) -> None:
@@ -72,18 +67,18 @@ def fill(store: Store, call: Callable[[Store, int], None]) -> int:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_full_disk_loses_nothing_and_the_same_call_succeeds_later(
-    small_disk: Path, call: Callable[[Store, int], None]
+    disk: Path, call: Callable[[Store, int], None]
 ) -> None:
-    with Store.open(small_disk / "node") as store:
+    with Store.open(disk / "node") as store:
         number = fill(store, call)
         before = contents(store)
-    with Store.open(small_disk / "node") as store:  # opening needs no space
+    with Store.open(disk / "node") as store:  # opening needs no space
         assert contents(store) == before
         fill(store, call if call is not save_sum else put_blob)
-        (small_disk / "ballast").unlink()
+        (disk / "ballast").unlink()
         call(store, number)
         after = contents(store)
-    with Store.open(small_disk / "node") as store:
+    with Store.open(disk / "node") as store:
         assert contents(store) == after
 
 
@@ -103,20 +98,20 @@ def test_a_file_size_limit_loses_nothing(folder: Path, call: Callable[[Store, in
         assert contents(store) == after
 
 
-def test_no_space_to_open_a_new_store(small_disk: Path) -> None:
-    (small_disk / "more").write_bytes(bytes(2_000_000))
-    with pytest.raises(StoreFull, match=str(small_disk)):
+def test_no_space_to_open_a_new_store(disk: Path) -> None:
+    (disk / "more").write_bytes(bytes(2_000_000))
+    with pytest.raises(StoreFull, match=str(disk)):
         for number in range(200):
-            Store.open(small_disk / f"node{number}").close()
-    (small_disk / "more").unlink()
-    with Store.open(small_disk / f"node{number}") as store:
+            Store.open(disk / f"node{number}").close()
+    (disk / "more").unlink()
+    with Store.open(disk / f"node{number}") as store:
         store.blobs.put(b"blob")
 
 
-def test_a_read_only_disk_can_neither_be_opened_nor_written(small_disk: Path) -> None:
-    Store.open(small_disk / "node").close()
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+def test_a_read_only_disk_can_neither_be_opened_nor_written(disk: Path) -> None:
+    Store.open(disk / "node").close()
+    make_read_only(disk)
     with pytest.raises(StoreError, match="Make the folder writable"):
-        Store.open(small_disk / "node")
+        Store.open(disk / "node")
     with pytest.raises(StoreError, match="Make the folder writable"):
-        write_file_atomic(small_disk / "status.json", b"new")
+        write_file_atomic(disk / "status.json", b"new")
