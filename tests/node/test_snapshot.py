@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from spikemesh.codec import Snapshot
+import pytest
+
+from spikemesh.codec import GetSnapshot, Hello, Snapshot, decode_message
 from spikemesh.node import Node
 from spikemesh.node.offers import IN_USE_S, LONGEST_OFFER_S, MAX_HELD
 from spikemesh.node.snapshot import Pieces, ask_for_offer, begun
@@ -101,5 +105,106 @@ def test_offers_stay_while_somebody_fetches_them_and_no_longer(tmp_path: Path) -
         for seq in range(MAX_HELD + 3, 2 * MAX_HELD + 3):
             await publish(node, *contribution(1, seq))
             assert node.snapshots.offer().set_digest == node.ledger.replica.records.digest
+
+    in_world(tmp_path, story)
+
+
+Serve = Callable[[bytes, bytes], Awaitable[bytes]]
+
+
+def serving(wrap: Callable[[Node, Serve], Serve]) -> Callable[[Node], None]:
+    """For `World.start`: a node whose answers `wrap` changes."""
+
+    def prepare(node: Node) -> None:
+        node.serve = wrap(node, node.serve)  # type: ignore[method-assign]
+
+    return prepare
+
+
+def slow_to_offer(delay_s: float) -> Callable[[Node, Serve], Serve]:
+    def wrap(node: Node, serve: Serve) -> Serve:
+        async def answer(peer_id: bytes, request: bytes) -> bytes:
+            reply = await serve(peer_id, request)
+            if isinstance(decode_message(request), GetSnapshot):
+                await node.clock.sleep(delay_s)
+            return reply
+
+        return answer
+
+    return wrap
+
+
+def slow_and_telling(delay_s: float) -> Callable[[Node, Serve], Serve]:
+    """It tells whoever greets it of all it has, at once."""
+
+    def wrap(node: Node, serve: Serve) -> Serve:
+        slow, telling = slow_to_offer(delay_s)(node, serve), set()
+
+        async def answer(peer_id: bytes, request: bytes) -> bytes:
+            reply = await slow(peer_id, request)
+            if isinstance(decode_message(request), Hello) and (peer := node.peers.get(peer_id)) is not None:
+                telling.add(asyncio.ensure_future(node.gossip.exchange(peer)))
+            return reply
+
+        return answer
+
+    return wrap
+
+
+def test_a_newcomer_waits_for_its_snapshot_whatever_it_is_told_meanwhile(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first = await world.start(1, prepare=serving(slow_and_telling(5.0)))
+        for seq in range(1, 31):
+            await publish(first, *contribution(1, seq))
+        entering = asyncio.ensure_future(world.start(3, first))
+        await world.clock.sleep(4.0)
+        await publish(first, *contribution(1, 31))
+        newcomer = await entering
+        assert newcomer.started_from_snapshot
+        assert await world.until_equal(first, newcomer) < 0.2
+        assert newcomer.admission.num_deltas_fetched == 1
+        await publish(first, *contribution(1, 32))  # what comes later is taken in as ever
+        await world.until_equal(first, newcomer)
+
+    in_world(tmp_path, story)
+
+
+def test_a_newcomer_asks_for_no_history_while_it_waits_for_its_snapshot(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first = await world.start(1, prepare=serving(slow_to_offer(9.0)))
+        for seq in range(1, 101):
+            await publish(first, *contribution(1, seq))
+        offer = first.snapshots.offer()
+        first.gossip.exchange = never  # type: ignore[method-assign, assignment]
+        newcomer = await world.start(3, first)
+        assert digests(newcomer) == digests(first)
+        received = newcomer.transport.statistics().wire_received_bytes
+        assert received < offer.records_bytes + 8 * len(first.ledger.theta0) + 4096
+
+    async def never(*_: object) -> bool:
+        return False
+
+    in_world(tmp_path, story)
+
+
+def test_a_snapshot_that_takes_too_long_does_not_keep_away_what_others_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spikemesh.node.node.SNAPSHOT_FIRST_S", 7.0)
+
+    async def story(world: World) -> None:
+        first = await world.start(1, prepare=serving(slow_and_telling(9.0)))
+        for seq in range(1, 31):
+            await publish(first, *contribution(1, seq))
+        opened: list[Node] = []
+        entering = asyncio.ensure_future(world.start(3, first, prepare=opened.append))
+        await world.clock.sleep(6.5)
+        [newcomer] = opened
+        assert not len(newcomer.ledger.replica.records)
+        await world.clock.sleep(1.0)
+        assert len(newcomer.ledger.replica.records)
+        assert not entering.done()
+        await entering
+        assert digests(newcomer) == digests(first)
 
     in_world(tmp_path, story)

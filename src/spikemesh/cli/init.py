@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,12 @@ def init(
     name: Annotated[str, typer.Option(help="What people call the run.")] = "spikemesh",
     preset: Annotated[str, PRESET_OPTION] = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same start.")] = 0,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1 << 20, help="Contributions of one volunteer after which the run ends. Default: the preset's."
+        ),
+    ] = None,
     bucket: Annotated[list[str] | None, BUCKET_OPTION] = None,
 ) -> None:
     """Create a run: its model, its rules and its start. `spikemesh join FOLDER` then starts its first node."""
@@ -39,7 +46,7 @@ def init(
             f"{folder} already holds a run. Start its node with `spikemesh join {folder}`, or choose another folder."
         )
     buckets = bucket_urls(bucket)
-    create_run(run, data=data, name=name, preset=preset, seed=seed)
+    create_run(run, data=data, name=name, preset=preset, seed=seed, rounds=rounds)
     run.add_buckets(buckets)
     show(f"run [bold]{run.run_id().hex()}[/bold] in {folder}")
     show(f"start its first node with: spikemesh join {folder}")
@@ -77,7 +84,9 @@ async def _put_into_buckets(run: RunFolder) -> str:
     return make_ticket(run, PeerAddress(id=founder.id))
 
 
-def create_run(run: RunFolder, *, data: Path | None, name: str, preset: str, seed: int) -> None:
+def create_run(
+    run: RunFolder, *, data: Path | None, name: str, preset: str, seed: int, rounds: int | None = None
+) -> None:
     """Write a complete node folder for a new run. The genesis comes last: with it, the run exists."""
     from blake3 import blake3
 
@@ -89,6 +98,7 @@ def create_run(run: RunFolder, *, data: Path | None, name: str, preset: str, see
     from spikemesh.train import Corpus, batch
 
     config, recipe = find_preset(preset)
+    recipe = replace(recipe, num_rounds=rounds or recipe.num_rounds)
     text = Corpus.load(data).train_text
     windows = batch(text, seed=seed, step=0, batch_size=CALIBRATION_WINDOWS, num_tokens=recipe.num_tokens)
     model = initialise(config, windows[:, :-1], seed=seed)

@@ -7,9 +7,10 @@ replica, hence the next message to anybody, know of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -69,12 +70,15 @@ class Admission:
         self._in_flight: set[bytes] = set()
         self._refused: OrderedDict[bytes, None] = OrderedDict()
         self._kept = KeptParts()
+        self._open = asyncio.Event()
+        self._open.set()
         self.buckets: list[BlobSource] = []
         self.num_refused = 0
         self.num_deltas_fetched = 0
 
     async def admit(self, wires: Iterable[bytes], source: PeerAddress | BlobSource) -> None:
         """Take in what `source` sent. Invalid records are dropped; one whose blob nobody delivers may come again."""
+        await self.opened()
         new = [wire for wire in wires if self._claim(wire)]
         try:
             records = [record for wire in new if (record := self._decode(wire, source)) is not None]
@@ -82,6 +86,21 @@ class Admission:
                 await self._take(records[start : start + MAX_BATCH_RECORDS], source)
         finally:
             self._in_flight.difference_update(blake3(wire).digest() for wire in new)
+
+    @contextlib.contextmanager
+    def closed(self, longest_s: float) -> Iterator[None]:
+        """Let `admit` wait for the end of the block, and at most `longest_s`. Snapshots and own records pass."""
+        self._open.clear()
+        timer = asyncio.get_running_loop().call_later(longest_s, self._open.set)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._open.set()
+
+    async def opened(self) -> None:
+        """Returns when `admit` waits for nothing."""
+        await self._open.wait()
 
     async def publish(self, record: Record, blobs: dict[bytes, bytes]) -> None:
         """`insert` for an own record, with whatever else it needs fetched first; `BlobMissing` if nobody has that."""

@@ -96,6 +96,7 @@ class Gossip:
         async with asyncio.TaskGroup() as exchanges:
             while True:
                 await self._clock.sleep(self._config.period_s * self._rng.uniform(0.75, 1.25))
+                await self._admission.opened()
                 for peer, greet_s in self._choose():
                     exchanges.create_task(self._reconcile(peer, greet_s))
 

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from blake3 import blake3
 
@@ -71,6 +71,8 @@ LONGEST_CATCH_UP_PAUSE_S = 320.0
 cost the whole sum, and whoever names a record and withholds its delta makes us ask."""
 MAX_PART_LISTS = 64
 
+SNAPSHOT_FIRST_S = 600.0
+"""So long a newcomer lets gossip wait for its snapshot. A source that sends too slowly must not keep others away."""
 SNAPSHOT_SOURCES = 3
 """Contacts that are asked for a snapshot, one after the other; what none of these delivers comes by gossip."""
 CATCH_UP_S = 30.0
@@ -180,30 +182,34 @@ class Node:
     async def enter(self, contacts: tuple[PeerAddress, ...]) -> int:
         """Greet `contacts`, look into the buckets, catch up with whoever answers; returns how many did.
 
-        A node without any history takes a snapshot first; if nobody delivers one, gossip brings the history.
+        A node without any history takes a snapshot first. What gossip brings meanwhile waits: the snapshot most likely
+        holds it, and a delta at a time it would cost more. If nobody delivers one, gossip brings the history.
         """
         for address in contacts:
             self.peers.learn(address)  # who does not answer now is tried again later
-        answered = await self._greet(contacts[:MAX_GREETED])
-        for address in answered[:SNAPSHOT_SOURCES] if not len(self.ledger.replica.records) else ():
-            try:
-                await self._adopt_snapshot(address)
-                break
-            except (PeerUnreachable, InvalidData, BlobMissing) as error:
-                log.info("no snapshot: %s", error)
+        if len(self.ledger.replica.records):
+            answered = await self._greet(contacts[:MAX_GREETED])
+        else:
+            with self.admission.closed(SNAPSHOT_FIRST_S):
+                answered = await self._greet(contacts[:MAX_GREETED])
+                await self._start_from_snapshot(answered[:SNAPSHOT_SOURCES])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CATCH_UP_S):
                 for peer in filter(None, (self.peers.get(address.id) for address in answered)):
                     await self.gossip.exchange(peer)
-        return len(answered) + await self._enter_buckets()
+        return len(answered) + sum([await bucket.look() for bucket in self.buckets])
 
-    async def _enter_buckets(self) -> int:
-        num_answered = 0
+    async def _start_from_snapshot(self, peers: Sequence[PeerAddress]) -> None:
+        """The first that anybody delivers: a peer, else a bucket."""
+        for address in peers:
+            try:
+                return await self._adopt_snapshot(address)
+            except (PeerUnreachable, InvalidData, BlobMissing) as error:
+                log.info("no snapshot: %s", error)
         for bucket in self.buckets:
-            if not len(self.ledger.replica.records) and await bucket.adopt_snapshot():
+            if await bucket.adopt_snapshot():
                 self.started_from_snapshot, self.num_vouchers = True, bucket.num_vouchers
-            num_answered += await bucket.look()
-        return num_answered
+                return
 
     async def _greet(self, contacts: tuple[PeerAddress, ...]) -> list[PeerAddress]:
         """Who of them answers. Some are always gone, so once one has, the others have `GREET_S` more."""
