@@ -13,12 +13,7 @@ one, and is tried again. Bytes are those of the loopback interface, so give it a
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,17 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
 
 from environments import ROOT, environment
+from equal.process import OUR_PEER, Peer, found_run
 from harness import Report
-from spikemesh.cli.folder import RunFolder
-from spikemesh.codec import write_tensors
-from spikemesh.crdt import Genesis, TensorSpec
-from spikemesh.node import Identity
-from spikemesh.store import Store
 
-PEERS = Path(__file__).parent / "equal"
 PACKAGES = ("hivemind==1.1.12",)
 NUM_PEERS = 8
 CHANGE = 1e-3
@@ -50,37 +39,6 @@ MAX_TRIES = 5
 LIMIT_S = 120.0
 """After this a round is given up, and everybody is started anew."""
 LOOK_S = 0.05
-
-
-class Peer:
-    """A process that answers a line of JSON with one. A dead one raises `EOFError`."""
-
-    def __init__(self, command: Sequence[str | Path]) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(  # type: ignore[call-overload]
-            list(map(str, command)), text=True, start_new_session=True, **pipes
-        )
-        self.hello = self.hear()
-
-    def tell(self, **question: object) -> None:
-        try:
-            print(json.dumps(question), file=self._process.stdin, flush=True)
-        except BrokenPipeError as error:
-            raise EOFError from error
-
-    def hear(self) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline() or _end())
-        return answer
-
-    def kill(self) -> None:
-        """With all that it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def _end() -> str:
-    raise EOFError
 
 
 class Swarm:
@@ -128,32 +86,13 @@ class Ours(Swarm):
     def command(self, number: int) -> Sequence[str | Path]:
         folder = self.place / f"peer-{number}"
         if not self.peers:
-            self._found(folder)
+            found_run(folder, self.num_values)
         return (
             sys.executable,
-            PEERS / "our_peer.py",
+            OUR_PEER,
             folder,
             str(number),
             *(p.hello["ticket"] for p in self.peers[:1]),
-        )
-
-    def _found(self, folder: Path) -> None:
-        """A run whose weights are one vector of zeros."""
-        start = write_tensors({"theta0": np.zeros(self.num_values, np.float32)})
-        folder.mkdir(parents=True)
-        with Store.open(folder) as store:
-            store.blobs.put(start)
-            identity = Identity.load_or_create(folder)
-        RunFolder(folder).set_genesis(
-            Genesis(
-                name="equal",
-                founder=identity.id,
-                model={},
-                recipe={},
-                tensors=(TensorSpec("values", (self.num_values,), self.num_values, False),),
-                init_hash=blake3(start).digest(),
-                init_bytes=len(start),
-            )
         )
 
     def equalise(self, number: int) -> int:
@@ -180,7 +119,14 @@ class Hivemind(Swarm):
     def command(self, number: int) -> Sequence[str | Path]:
         python = environment(ROOT / "build" / "equal" / "peers", packages=PACKAGES) / "python"
         others = [address for peer in self.peers for address in peer.hello["addresses"]]
-        return python, PEERS / "hivemind_peer.py", str(self.num_values), str(number), str(NUM_PEERS), *others
+        return (
+            python,
+            OUR_PEER.with_name("hivemind_peer.py"),
+            str(self.num_values),
+            str(number),
+            str(NUM_PEERS),
+            *others,
+        )
 
     def equalise(self, number: int) -> int:
         self.ask(do="change", number=number)

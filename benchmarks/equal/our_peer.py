@@ -23,10 +23,10 @@ DENSITY = 0.25
 WEIGHT = 512
 
 
-def drawn_delta(num_coordinates: int, grid_exponent: int, seed: int, number: int) -> bytes:
-    """A delta as an author makes it of a round's progress: the largest quarter, in 4 bits."""
+def drawn_delta(num_coordinates: int, grid_exponent: int, seed: int, number: int, density: float = DENSITY) -> bytes:
+    """A delta as an author makes it of a round's progress: its largest part, a quarter, in 4 bits."""
     progress = np.random.default_rng([seed, number]).standard_normal(num_coordinates, np.float32) * np.float32(1e-3)
-    indices = select_top_k(progress, DENSITY)
+    indices = select_top_k(progress, density)
     codes, scales = quantise(progress[indices], TOP_K, grid_exponent)
     return encode_delta(QuantisedDelta(num_coordinates, indices, codes, scales, TOP_K))
 
@@ -51,7 +51,12 @@ async def publish(session: Session, seed: int, number: int) -> None:
 def holdings(session: Session) -> dict[str, object]:
     replica = session.node.ledger.replica
     context = replica.records.context
+    seen = session.statistics(None)
     return {
+        "received_bytes": seen.received_bytes,
+        "peak_rss_bytes": seen.peak_rss_bytes,
+        "from_snapshot": seen.started_from_snapshot,
+        "deltas_fetched": seen.num_deltas_fetched,
         "digest": replica.sum.digest.hex(),
         "rounds": {author.hex(): context.last(author) for author in context.authors()},
     }

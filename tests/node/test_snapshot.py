@@ -42,11 +42,11 @@ def test_a_restart_goes_on_with_the_pieces_that_are_there(tmp_path: Path) -> Non
         await world.stop(3)
         await world.stop(1)
         third = await world.start(3)
-        assert begun(third.ledger) == offer.set_digest
+        assert begun(third.ledger.store) == offer.set_digest
         await third._adopt_snapshot(second.transport.address)  # the other one offers the same
         assert digests(third) == digests(second)
         assert third.transport.statistics().wire_received_bytes < offer.records_bytes
-        assert begun(third.ledger) is None and not [*third.ledger.store.pieces.hashes()]
+        assert begun(third.ledger.store) is None and not [*third.ledger.store.pieces.hashes()]
 
     in_world(tmp_path, story)
 

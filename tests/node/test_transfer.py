@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from blake3 import blake3
 from spikemesh.codec import PART_BYTES, BlobPart, GetBlob, GetParts, Parts, Refused, decode_message, encode_message
 from spikemesh.errors import BlobGone, PeerUnreachable
 from spikemesh.node import KeptParts, fetch_blob
-from spikemesh.node.transfer import LATE_S
+from spikemesh.node.clock import inline
+from spikemesh.node.transfer import LATE_S, Kept, PartsOnDisk
 from spikemesh.sim import run_virtually
 from spikemesh.sim.run import identity
+from spikemesh.store import BlobStore
 from spikemesh.transport import MemoryNetwork, MemoryTransport, PeerAddress
 
 BLOB = random.Random(5).randbytes(8 * PART_BYTES + 1234)
@@ -90,8 +93,12 @@ def test_a_peer_that_dies_midway_is_replaced_and_nothing_comes_twice() -> None:
     assert len(servers[0].sent) + len(servers[1].sent) <= 9 + 2
 
 
-def test_a_broken_transfer_goes_on_where_it_was() -> None:
-    kept = KeptParts()
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_broken_transfer_goes_on_where_it_was(tmp_path: Path, on_disk: bool) -> None:
+    in_memory = KeptParts()
+
+    def kept() -> Kept:  # on the disk, of a process that came back
+        return PartsOnDisk(BlobStore(tmp_path / "parts", tmp_path / "corrupt"), inline) if on_disk else in_memory
 
     def dying(message: GetBlob, data: bytes) -> bytes:
         if message.offset >= 5 * PART_BYTES:
@@ -99,7 +106,7 @@ def test_a_broken_transfer_goes_on_where_it_was() -> None:
         return data
 
     async def story(mine: MemoryTransport, peers: list[PeerAddress]) -> bytes:
-        return await fetch_blob(mine, peers, DIGEST, len(BLOB), kept)
+        return await fetch_blob(mine, peers, DIGEST, len(BLOB), kept())
 
     broken, later = Server(part=dying), Server()
     with pytest.raises(PeerUnreachable, match="none of 1 peers delivered"):
@@ -107,7 +114,11 @@ def test_a_broken_transfer_goes_on_where_it_was() -> None:
     assert fetching([later], story) == BLOB
     assert not set(broken.sent) & set(later.sent)
     assert set(broken.sent) | set(later.sent) == set(range(9))
-    assert kept.get(blake3(BLOB[:PART_BYTES]).digest()) is None  # done: nothing is kept of it
+    first = run_virtually(kept().get(blake3(BLOB[:PART_BYTES]).digest()))
+    assert first == (BLOB[:PART_BYTES] if on_disk else None)  # done: memory is let go of, and the disk when told to
+    if on_disk:
+        run_virtually(PartsOnDisk(parts := BlobStore(tmp_path / "parts", tmp_path / "corrupt"), inline).keep_only())
+        assert not parts.total_bytes
 
 
 def test_a_lying_peer_is_found_at_its_first_part() -> None:
@@ -155,10 +166,11 @@ def test_a_blob_that_nobody_holds_is_gone_and_a_list_of_another_size_is_not_beli
 
 
 def test_kept_parts_are_bounded() -> None:
-    kept = KeptParts(max_bytes=1000)
-    for number in range(100):
-        data = bytes([number]) * 100
-        kept.add(blake3(data).digest(), data)
-        kept.add(blake3(data).digest(), data)
-    held = [number for number in range(100) if kept.get(blake3(bytes([number]) * 100).digest())]
-    assert held == list(range(90, 100))
+    async def story() -> list[int]:
+        kept = KeptParts(max_bytes=1000)
+        parts = [bytes([number]) * 100 for number in range(100)]
+        for data in parts * 2:
+            await kept.add(blake3(data).digest(), data)
+        return [number for number, data in enumerate(parts) if await kept.get(blake3(data).digest())]
+
+    assert run_virtually(story()) == list(range(90, 100))

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -150,7 +151,8 @@ async def _join(
 
     if contact is not None and not place.has_genesis:
         print(f"asking peer {contact[1]} for the run", flush=True)
-    async with open_session(place, contact=contact, bind=bind, keep_bytes=keep_bytes) as session:
+    tell = partial(print, flush=True)
+    async with open_session(place, contact=contact, bind=bind, keep_bytes=keep_bytes, tell=tell) as session:
         print(f"run    {session.node.ledger.run_id.hex()}")
         print(f"node   {session.node.id.hex()}")
         if (relay := session.node.transport.address.relay_url) is not None:

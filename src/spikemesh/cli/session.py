@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import random
 import resource
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spikemesh.cli.folder import RunFolder
-from spikemesh.codec import encode_ticket, portable, read_tensors, run_id
+from spikemesh.codec import Hello, encode_ticket, portable, read_tensors, run_id
 from spikemesh.crdt import Genesis
 from spikemesh.errors import InvalidData, PeerUnreachable, StoreCorrupt, TransportError
 from spikemesh.files import write_file_atomic
@@ -32,15 +33,22 @@ from spikemesh.node import (
     Ledger,
     Node,
     NodeStatistics,
+    PartsOnDisk,
     SystemClock,
     Volunteer,
+    begun,
     fetch_blob,
     fetch_genesis,
+    greet,
+    in_thread,
+    info_of,
 )
 from spikemesh.store import Store
 from spikemesh.transport import Metered, PeerAddress, Transport
 from spikemesh.transport.bucket import Bucket
 from spikemesh.transport.p2p import P2PTransport
+
+log = logging.getLogger("spikemesh.cli")
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -154,12 +162,17 @@ def open_bucket(url: str, wanted_run_id: bytes) -> BucketCalls:
 
 @contextlib.asynccontextmanager
 async def open_session(
-    folder: RunFolder, *, contact: Contact | None, bind: str, keep_bytes: int | None = None
+    folder: RunFolder,
+    *,
+    contact: Contact | None,
+    bind: str,
+    keep_bytes: int | None = None,
+    tell: Callable[[str], None] = log.info,
 ) -> AsyncIterator[Session]:
     """Open the node of `folder`; with a contact (run id, address), first get from it what is not here yet.
 
-    `keep_bytes` of deltas are kept for others; None is what was said the last time, or the default.
-    On the way out the sum is saved, so that nothing has to be folded again.
+    `keep_bytes` of deltas are kept for others; None is what was said the last time, or the default. `tell` is called
+    with what takes long. On the way out the sum is saved, so that nothing has to be folded again.
     """
     before = _Totals.of(folder.statistics())
     with Store.open(folder.path) as store:
@@ -172,7 +185,7 @@ async def open_session(
             wanted = folder.run_id() if contact is None else contact[0]
             buckets = [open_bucket(url, wanted) for url in folder.buckets()]
             genesis = await _genesis(folder, transport, buckets, contact)
-            start = await _start_tensors(store, transport, buckets, genesis, contact)
+            start = await _start_tensors(store, transport, buckets, genesis, contact, tell)
             window_bytes = _window_bytes(store, keep_bytes)
             ledger = await asyncio.to_thread(
                 Ledger.open, store, genesis, run_id(genesis), start["theta0"], window_bytes
@@ -224,19 +237,40 @@ async def _genesis(
 
 
 async def _start_tensors(
-    store: Store, transport: Transport, buckets: list[BucketCalls], genesis: Genesis, contact: Contact | None
+    store: Store,
+    transport: Transport,
+    buckets: list[BucketCalls],
+    genesis: Genesis,
+    contact: Contact | None,
+    tell: Callable[[str], None],
 ) -> Tensors:
+    parts = PartsOnDisk(store.pieces, in_thread)
     if not store.blobs.has(genesis.init_hash):
         wanted = genesis.init_hash, genesis.init_bytes
         sources = [partial(bucket.blob, *wanted) for bucket in buckets]
         if contact is not None:
-            sources.append(partial(fetch_blob, transport, [contact[1]], *wanted))
+            sources.append(partial(_start_from_peers, transport, contact, *wanted, parts))
         if not sources:
             raise StoreCorrupt(
                 f"{store.folder} lacks the weights that the run started with. Join again with a ticket: they come back."
             )
-        store.blobs.put_verified(genesis.init_hash, await _first_of(*sources))
-    return read_tensors(store.blobs.get(genesis.init_hash), expected=start_layout(genesis))
+        tell(f"fetching the weights that the run started with: {genesis.init_bytes / 1e6:.1f} MB")
+        await in_thread(store.blobs.put_verified, genesis.init_hash, await _first_of(*sources))
+    if not begun(store):
+        await parts.keep_only()
+    start = await in_thread(store.blobs.get, genesis.init_hash)
+    return read_tensors(start, expected=start_layout(genesis))
+
+
+async def _start_from_peers(
+    transport: Transport, contact: Contact, digest: bytes, num_bytes: int, parts: PartsOnDisk
+) -> bytes:
+    """From the contact and whom it knows, in parts; whoever is interrupted goes on with those that came."""
+    wanted_run_id, peer = contact
+    others: tuple[PeerAddress, ...] = ()
+    with contextlib.suppress(PeerUnreachable, InvalidData):
+        others = await greet(transport, peer, Hello(run_id=wanted_run_id, address=info_of(transport.address)))
+    return await fetch_blob(transport, [peer, *others], digest, num_bytes, parts)
 
 
 async def _first_of(*sources: Callable[[], Awaitable[Got]]) -> Got:

@@ -8,8 +8,10 @@ from spikemesh.codec import (
     MAX_PART_BYTES,
     GenesisReply,
     GetGenesis,
+    Hello,
     Message,
     Refused,
+    Welcome,
     decode_genesis,
     decode_message,
     encode_message,
@@ -17,6 +19,7 @@ from spikemesh.codec import (
 )
 from spikemesh.crdt import Genesis
 from spikemesh.errors import BlobGone, InvalidData, PeerRefused
+from spikemesh.node.peers import address_of
 from spikemesh.transport import PeerAddress, Transport
 
 Reply = TypeVar("Reply")
@@ -47,6 +50,14 @@ async def ask(
     if not isinstance(reply, expected):
         raise InvalidData(f"peer {peer} answered with {type(reply).__name__}, expected {expected.__name__}")
     return reply
+
+
+async def greet(
+    transport: Transport, peer: PeerAddress, hello: Hello, timeout_s: float = REQUEST_TIMEOUT_S
+) -> tuple[PeerAddress, ...]:
+    """Say who and where we are. Who else takes part, as far as the peer tells."""
+    welcome = await ask(transport, peer, hello, Welcome, timeout_s)
+    return tuple(map(address_of, welcome.peers))
 
 
 async def fetch_genesis(transport: Transport, peer: PeerAddress, wanted_run_id: bytes) -> Genesis:

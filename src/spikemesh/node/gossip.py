@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from spikemesh.codec import Hello, Message, Refused, Welcome
+from spikemesh.codec import Hello, Message, Refused
 from spikemesh.crdt import SyncMessage, SyncState, next_message, receive
 from spikemesh.errors import Divergence, InvalidData, PeerRefused, PeerUnreachable
 from spikemesh.node.admission import Admission
-from spikemesh.node.calls import REQUEST_TIMEOUT_S, ask
+from spikemesh.node.calls import REQUEST_TIMEOUT_S, ask, greet
 from spikemesh.node.clock import Clock
 from spikemesh.node.ledger import Ledger
-from spikemesh.node.peers import Peer, PeerTable, address_of
+from spikemesh.node.peers import Peer, PeerTable
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -139,14 +139,14 @@ class Gossip:
     async def greet(self, address: PeerAddress, timeout_s: float = REQUEST_TIMEOUT_S) -> bool:
         """Say who and where we are, learn who else takes part. False when there is no answer."""
         try:
-            welcome = await ask(self._transport, address, self._hello(), Welcome, timeout_s)
+            others = await greet(self._transport, address, self._hello(), timeout_s)
         except (PeerUnreachable, InvalidData) as error:
             log.info("no welcome: %s", error)
             self._peers.failed(address.id)
             return False
         self._peers.succeeded(address.id)
-        for other in welcome.peers:
-            self._peers.learn(address_of(other))
+        for other in others:
+            self._peers.learn(other)
         return True
 
     async def exchange(self, peer: Peer, news: tuple[bytes, ...] = ()) -> bool:

@@ -26,7 +26,6 @@ from spikemesh.codec import (
     Hello,
     Message,
     Parts,
-    PeerInfo,
     Refused,
     Vouch,
     Vouched,
@@ -44,7 +43,7 @@ from spikemesh.node.clock import Clock, Offload, in_thread
 from spikemesh.node.gossip import Gossip, GossipConfig
 from spikemesh.node.ledger import Ledger
 from spikemesh.node.offers import SnapshotDesk
-from spikemesh.node.peers import PeerTable, address_of
+from spikemesh.node.peers import PeerTable, address_of, info_of
 from spikemesh.node.snapshot import (
     MAX_SOURCES,
     MAX_VOUCHERS,
@@ -233,7 +232,7 @@ class Node:
         else answers.
         """
         others = tuple(address for address in self.peers.addresses() if address.id != peer.id)
-        wanted = await self.offload(begun, self.ledger)
+        wanted = await self.offload(begun, self.ledger.store)
         for attempt in range(SNAPSHOT_TRIES):
             offer = await ask_for_offer(self.transport, peer, self.ledger, wanted)
             if offer.records_bytes < SNAPSHOT_WORTH_BYTES and not len(self.ledger.replica.records):
@@ -248,6 +247,7 @@ class Node:
         else:
             if len(self.ledger.replica.records):
                 raise InvalidData(f"nobody vouches for the snapshot of {peer}")
+        log.info("fetching a snapshot of %.1f MB", (offer.records_bytes + 8 * self.ledger.num_coordinates) / 1e6)
         same = await offering(self.transport, others[: MAX_SOURCES - 1], self.ledger, offer)
         pieces = Pieces(self.ledger, self.transport, self.offload, offer, (peer, *same))
         await pieces.begin()
@@ -285,7 +285,7 @@ class Node:
                 return Refused(reason="kind", text=f"a {type(message).__name__} is not a request")
 
     def _hello(self) -> Hello:
-        return Hello(run_id=self.ledger.run_id, address=_info(self.transport.address))
+        return Hello(run_id=self.ledger.run_id, address=info_of(self.transport.address))
 
     def _welcome(self, peer_id: bytes, hello: Hello) -> Message:
         if hello.run_id != self.ledger.run_id:
@@ -295,7 +295,7 @@ class Node:
         known = self.peers.sample(NUM_WELCOME_PEERS, without=peer_id)
         self.peers.learn(address_of(hello.address))
         self.peers.succeeded(peer_id)
-        return Welcome(peers=tuple(map(_info, known)))
+        return Welcome(peers=tuple(map(info_of, known)))
 
     def _blob_part(self, wanted: GetBlob) -> Message:
         length = min(wanted.length, MAX_PART_BYTES)
@@ -335,7 +335,3 @@ class Node:
         self.gossip.announce(record.author for record in records)
         for bucket in self.buckets:
             bucket.announce()
-
-
-def _info(address: PeerAddress) -> PeerInfo:
-    return PeerInfo(id=address.id, addresses=address.addresses, relay_url=address.relay_url)

@@ -20,6 +20,11 @@ def address_of(info: PeerInfo) -> PeerAddress:
     return PeerAddress(id=info.id, addresses=info.addresses, relay_url=info.relay_url)
 
 
+def info_of(address: PeerAddress) -> PeerInfo:
+    """The same the other way round."""
+    return PeerInfo(id=address.id, addresses=address.addresses, relay_url=address.relay_url)
+
+
 @dataclass
 class Peer:
     """What this node remembers of another one. Owned by the `PeerTable`."""

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from spikemesh.codec import GetSnapshot, Snapshot, Vouch, Vouched, decode_record, unpack_wires
 from spikemesh.crdt import CHUNK_COORDINATES, IntegerSum, RecordSet, Replica
-from spikemesh.errors import BlobMissing, Divergence, InvalidData, PeerUnreachable, StoreCorrupt
+from spikemesh.errors import Divergence, InvalidData, PeerUnreachable
 from spikemesh.node.calls import REQUEST_TIMEOUT_S, ask
 from spikemesh.node.clock import Offload
+from spikemesh.node.holdings import Holdings
 from spikemesh.node.ledger import Ledger
-from spikemesh.node.transfer import fetch_blob
+from spikemesh.node.transfer import PartsOnDisk, fetch_blob
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -89,9 +90,9 @@ async def _fetch_all(fetch: Fetch, wanted: list[tuple[bytes, int]]) -> list[byte
             task.cancel()
 
 
-def begun(ledger: Ledger) -> bytes | None:
+def begun(store: Holdings) -> bytes | None:
     """The set of records of the snapshot that was being fetched when this node stopped."""
-    return ledger.store.get_value(BEGUN) or None
+    return store.get_value(BEGUN) or None
 
 
 class Pieces:
@@ -104,34 +105,29 @@ class Pieces:
         self, ledger: Ledger, transport: Transport, offload: Offload, offer: Snapshot, sources: Sequence[PeerAddress]
     ) -> None:
         self._store, self._transport, self._offload = ledger.store, transport, offload
+        self._held = PartsOnDisk(ledger.store.pieces, offload)
         self._offer, self._sources = offer, sources
         self._num_fetched = 0
 
     async def begin(self) -> None:
         """Let go of what an other offer left."""
-        await self._offload(self._keep_only, {self._offer.records_hash, *self._offer.chunk_hashes})
+        await self._held.keep_only({self._offer.records_hash, *self._offer.chunk_hashes})
         await self._offload(self._store.set_value, BEGUN, self._offer.set_digest)
 
     async def fetch(self, digest: bytes, num_bytes: int) -> bytes:
-        try:
-            return await self._offload(self._store.pieces.get, digest)
-        except (BlobMissing, StoreCorrupt):
+        data = await self._held.get(digest)
+        if data is None:
             first = self._num_fetched % len(self._sources)
             self._num_fetched += 1
             sources = [*self._sources[first:], *self._sources[:first]]
             data = await fetch_blob(self._transport, sources, digest, num_bytes)
-            await self._offload(self._store.pieces.put_verified, digest, data)
-            return data
+            await self._held.add(digest, data)
+        return data
 
     async def end(self) -> None:
         """The snapshot is part of the replica now."""
         await self._offload(self._store.set_value, BEGUN, b"")
-        await self._offload(self._keep_only, frozenset())
-
-    def _keep_only(self, wanted: Collection[bytes]) -> None:
-        for digest in [*self._store.pieces.hashes()]:
-            if digest not in wanted:
-                self._store.pieces.delete(digest)
+        await self._held.keep_only()
 
 
 async def offering(

@@ -4,7 +4,7 @@ A blob has one hash. So that a wrong part is found before the last one came, eac
 of its parts. Sources that give the same list work together: whoever then sends a part that does not fit the list is
 dropped at that part, and its part goes to another. The list itself is proven by the blob's hash in the end; if it was a
 lie, all who told it are dropped and the next list is tried. A part, once here, is valid under its hash whoever sent
-it, so a transfer that breaks off goes on where it was: `kept` remembers.
+it, so a transfer that breaks off goes on where it was: `kept` remembers, in memory or on the disk.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from blake3 import blake3
 
 from spikemesh.codec import PART_BYTES, BlobPart, GetBlob, GetParts, Parts
-from spikemesh.errors import BlobGone, InvalidData, PeerUnreachable, SpikemeshError
+from spikemesh.errors import BlobGone, BlobMissing, InvalidData, PeerUnreachable, SpikemeshError, StoreCorrupt
 from spikemesh.node.calls import REQUEST_TIMEOUT_S, SLOWEST_BYTES_PER_S, ask
+from spikemesh.node.clock import Offload
+from spikemesh.node.holdings import Blobs
 from spikemesh.transport import PeerAddress, Transport
 
 log = logging.getLogger("spikemesh.node")
@@ -35,25 +37,62 @@ LATE_S = 1.0
 MAX_KEPT_BYTES = 256 << 20
 
 
+class Kept(Protocol):
+    """Where parts lie until the blob that they make up is complete, by their hash."""
+
+    async def get(self, digest: bytes) -> bytes | None: ...
+    async def add(self, digest: bytes, data: bytes) -> None: ...
+    async def discard(self, digest: bytes) -> None: ...
+
+
 class KeptParts:
-    """Parts of transfers that broke off, by their hash. The oldest go when there are too many bytes."""
+    """In memory, those of transfers that broke off. The oldest go when there are too many bytes."""
 
     def __init__(self, max_bytes: int = MAX_KEPT_BYTES) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0
         self._parts: OrderedDict[bytes, bytes] = OrderedDict()
 
-    def get(self, digest: bytes) -> bytes | None:
+    async def get(self, digest: bytes) -> bytes | None:
         return self._parts.get(digest)
 
-    def add(self, digest: bytes, data: bytes) -> None:
+    async def add(self, digest: bytes, data: bytes) -> None:
         if digest not in self._parts:
             self._parts[digest] = data
             self._num_bytes += len(data)
         while self._num_bytes > self._max_bytes:
             self._num_bytes -= len(self._parts.popitem(last=False)[1])
 
-    def discard(self, digest: bytes) -> None:
+    async def discard(self, digest: bytes) -> None:
         self._num_bytes -= len(self._parts.pop(digest, b""))
+
+
+class PartsOnDisk:
+    """For whoever starts again after a crash. They stay until they are let go of: a blob that is complete in memory is
+    not a durable one."""
+
+    def __init__(self, pieces: Blobs, offload: Offload) -> None:
+        self._pieces, self._offload = pieces, offload
+
+    async def get(self, digest: bytes) -> bytes | None:
+        try:
+            return await self._offload(self._pieces.get, digest)
+        except (BlobMissing, StoreCorrupt):
+            return None
+
+    async def add(self, digest: bytes, data: bytes) -> None:
+        await self._offload(self._pieces.put_verified, digest, data)
+
+    async def discard(self, digest: bytes) -> None:
+        pass
+
+    async def keep_only(self, wanted: Collection[bytes] = ()) -> None:
+        """Let go of all others."""
+        await self._offload(self._delete_others, frozenset(wanted))
+
+    def _delete_others(self, wanted: frozenset[bytes]) -> None:
+        for digest in [*self._pieces.hashes()]:
+            if digest not in wanted:
+                self._pieces.delete(digest)
 
 
 async def fetch_blob(
@@ -61,7 +100,7 @@ async def fetch_blob(
     sources: Sequence[PeerAddress],
     digest: bytes,
     num_bytes: int,
-    kept: KeptParts | None = None,
+    kept: Kept | None = None,
 ) -> bytes:
     """A blob of exactly `num_bytes` by its BLAKE3. A small one from the first of `sources` that can deliver it.
 
@@ -133,7 +172,7 @@ class _Large:
     """One transfer of a blob of several parts."""
 
     def __init__(
-        self, transport: Transport, digest: bytes, num_bytes: int, kept: KeptParts, faults: list[SpikemeshError]
+        self, transport: Transport, digest: bytes, num_bytes: int, kept: Kept, faults: list[SpikemeshError]
     ) -> None:
         self._transport, self._digest, self._num_bytes = transport, digest, num_bytes
         self._kept, self._faults = kept, faults
@@ -153,7 +192,7 @@ class _Large:
                         continue
                     if blake3(data).digest() == self._digest:
                         for part in hashes:
-                            self._kept.discard(part)
+                            await self._kept.discard(part)
                         return data
                     self._fault(InvalidData(f"{len(peers)} peers gave false hashes for the parts of a blob"))
             return None
@@ -173,7 +212,7 @@ class _Large:
 
     async def _fetch_listed(self, hashes: tuple[bytes, ...], peers: list[PeerAddress]) -> bytes | None:
         """All parts, each from whoever is free. None when every peer was dropped before the last part."""
-        parts = {n: data for n, part in enumerate(hashes) if (data := self._kept.get(part)) is not None}
+        parts = {n: data for n, part in enumerate(hashes) if (data := await self._kept.get(part)) is not None}
         alive = {peer.id: peer for peer in peers}
         while alive and len(parts) < len(hashes):
             asked: dict[int, set[bytes]] = {n: set() for n in range(len(hashes)) if n not in parts}
@@ -221,7 +260,7 @@ class _Large:
                 return
             if asked.pop(number, None) is not None:
                 parts[number] = data
-                self._kept.add(hashes[number], data)
+                await self._kept.add(hashes[number], data)
 
     def _fault(self, error: SpikemeshError) -> None:
         log.info("a transfer lost a source: %s", error)
