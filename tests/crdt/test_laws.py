@@ -191,8 +191,7 @@ def changes_its_operand(universe: Universe, a: Replica, b: Replica) -> Replica:
     """The right result, written into the chunks of the left operand."""
     result = a.join(b, universe.delta)
     for mine, new in zip(a.sum.chunks, result.sum.chunks, strict=True):
-        mine.values.flags.writeable = True
-        mine.values[:] = new.values
+        object.__setattr__(mine, "values", new.values)  # those of a sum that was read back cannot be written to
     return result
 
 

@@ -23,18 +23,23 @@ def sum_after(number: int) -> SavedSum | None:
     return saved_sum({i: chunk(i, number, 200_000) for i in range(4)}, map(row, range(1, number + 1)))
 
 
+def save(store: Store, number: int) -> None:
+    if number % SAVE_EVERY == 0 and (new := sum_after(number)):
+        store.save_sum(dict(enumerate(new.chunks)), new.folded_ids, new.digest)
+
+
 def main(folder: Path) -> None:
     with Store.open(folder) as store:
+        number = len(list(store.records()))
+        save(store, number)  # it may have been killed right before
         sys.stdout.write("0\n")
         sys.stdout.flush()
-        number = len(list(store.records()))
         while True:
             number += 1
             store.set_value("seq", str(number).encode())
             store.blobs.put(blob(number))
             store.add_records([row(number)])
-            if number % SAVE_EVERY == 0 and (new := sum_after(number)):
-                store.save_sum(dict(enumerate(new.chunks)), new.folded_ids, new.digest)
+            save(store, number)
             sys.stdout.write(f"{number}\n")
             sys.stdout.flush()
 

@@ -93,10 +93,15 @@ class Chunk:
 
     @cached_property
     def digest(self) -> bytes:
-        return blake3(self.to_bytes()).digest()
+        return blake3(self.data).digest()
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes as they are stored and sent, little-endian; not a copy where the machine keeps them so too."""
+        return self.values.astype("<i8", copy=False).data.cast("B")
 
     def to_bytes(self) -> bytes:
-        return self.values.astype("<i8", copy=False).tobytes()
+        return self.data.tobytes()
 
 
 def _frozen(values: Sums) -> Chunk:
@@ -118,8 +123,11 @@ class IntegerSum:
 
     @classmethod
     def from_bytes(cls, num_coordinates: int, chunks: Iterable[bytes]) -> IntegerSum:
-        """Read back what `Chunk.to_bytes` wrote; `ValueError` if the sizes are not those of this layout."""
-        arrays = [np.frombuffer(data, "<i8").astype(np.int64) for data in chunks]
+        """Read back what `Chunk.to_bytes` wrote, without copying it where the machine is little-endian too.
+
+        `ValueError` if the sizes are not those of this layout.
+        """
+        arrays = [np.frombuffer(data, "<i8").astype(np.int64, copy=False) for data in chunks]
         sizes = _chunk_sizes(num_coordinates)
         if [len(a) for a in arrays] != sizes:
             raise ValueError(f"expected chunks of {sizes} coordinates, got {[len(a) for a in arrays]}")

@@ -39,7 +39,7 @@ class Holdings(Protocol):
     def load_sum(self) -> SavedSum | None: ...
     def save_sum(
         self,
-        dirty_chunks: Mapping[int, bytes],
+        dirty_chunks: Mapping[int, bytes | memoryview],
         folded_ids: Iterable[bytes],
         digest: bytes,
         *,

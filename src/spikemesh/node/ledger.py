@@ -187,7 +187,7 @@ class Ledger:
 
     def _save_sum(self, replica: Replica, rows: list[RecordRow]) -> None:
         chunks = replica.sum.chunks
-        dirty = {i: c.to_bytes() for i, c in enumerate(chunks) if c is not self._saved_chunks[i]}
+        dirty = {i: c.data for i, c in enumerate(chunks) if c is not self._saved_chunks[i]}
         self.store.save_sum(dirty, frozenset(replica.records.visible), replica.sum.digest, records=rows)
         self._saved_chunks, self._unsaved = chunks, 0
 

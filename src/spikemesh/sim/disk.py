@@ -64,14 +64,14 @@ class MemoryStore:
 
     def save_sum(
         self,
-        dirty_chunks: Mapping[int, bytes],
+        dirty_chunks: Mapping[int, bytes | memoryview],
         folded_ids: Iterable[bytes],
         digest: bytes,
         *,
         records: Iterable[RecordRow] = (),
     ) -> None:
         self.add_records(records)
-        self._chunks.update(dirty_chunks)
+        self._chunks.update({number: bytes(data) for number, data in dirty_chunks.items()})
         chunks = tuple(data for _, data in sorted(self._chunks.items()))
         self._saved = SavedSum(chunks=chunks, folded_ids=frozenset(folded_ids), digest=digest)
 

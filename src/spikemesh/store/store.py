@@ -128,7 +128,7 @@ class Store:
 
     def save_sum(
         self,
-        dirty_chunks: Mapping[int, bytes],
+        dirty_chunks: Mapping[int, bytes | memoryview],
         folded_ids: Iterable[bytes],
         digest: bytes,
         *,
