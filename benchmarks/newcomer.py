@@ -1,8 +1,8 @@
 """A newcomer to a run of a large model: how long until it could train, how many bytes that takes, and how much memory.
 
 A founder holds a run of 250 million float32 weights (1 GB) with a history of contributions. A newcomer comes with its
-ticket: it downloads the weights that the run started with, and the sum of all contributions as a snapshot. Another one
-is killed half-way (SIGKILL) and started again. Each is done when it has the weights that its trainer would start with.
+ticket: it downloads the weights that the run started with, and the sum of all contributions as a snapshot. Another is
+killed on the way (SIGKILL) and started again. Each is done when it has the weights that its trainer would start with.
 
 Beside them the physical limit: the same bytes over one plain TCP connection on loopback into one file, synced.
 
@@ -15,10 +15,12 @@ import argparse
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -36,6 +38,8 @@ from spikemesh.store import Store
 DENSITY = 0.25
 NUM_DELTAS = 2
 """Drawn; the history uses them in turn."""
+KILLED_AT = 2 / 3
+LOOK_S = 0.05
 
 
 def write_history(folder: Path, num_contributions: int) -> int:
@@ -90,29 +94,52 @@ def copy_bytes(num_bytes: int, file: Path) -> float:
     return time.monotonic() - start_s
 
 
-def newcomer(folder: Path, ticket: str) -> Peer:
-    return Peer((sys.executable, OUR_PEER, folder, "1", ticket))
+@dataclass(frozen=True)
+class Run:
+    """What a newcomer comes to."""
+
+    ticket: str
+    digest: str
+    num_bytes: int
+    """Of the weights that it started with, and of its snapshot."""
 
 
-def joined(report: Report, name: str, folder: Path, ticket: str, digest: str, num_bytes: int) -> float:
-    """A newcomer's way to its weights; seconds."""
+def join(report: Report, name: str, run: Run, folder: Path, here_bytes: int = 0) -> float:
+    """A newcomer's way to its weights, with so many bytes of them in its folder already; seconds."""
     start_s = time.monotonic()
-    peer = newcomer(folder, ticket)
-    peer.tell(do="resolve")
-    peer.hear()
-    seconds = time.monotonic() - start_s
-    peer.tell(do="look")
-    seen = peer.hear()
-    peer.kill()
-    report.fact(f"{name}.seconds", seconds, "s until it could train", against="start of its process")
-    report.at_most(
-        f"{name}.bytes", seen["received_bytes"] / num_bytes, "times", bar=1.1, against="start and snapshot, once"
-    )
+    with Peer((sys.executable, OUR_PEER, folder, "1", run.ticket)) as peer:
+        peer.ask(do="resolve")
+        seconds = time.monotonic() - start_s
+        seen = peer.ask(do="look")
+    total = (here_bytes + seen["received_bytes"]) / run.num_bytes
+    report.fact(f"{name}.seconds", seconds, "s until it could train", against="the start of its process")
+    report.at_most(f"{name}.bytes", total, "times", bar=1.1, against="start and snapshot, once")
     report.at_most(f"{name}.deltas", seen["deltas_fetched"], "deltas", bar=0, against="those of the history")
-    report.at_least(f"{name}.from_snapshot", seen["from_snapshot"], "yes", bar=1, against="replaying the history")
-    report.at_least(f"{name}.equal", seen["digest"] == digest, "yes", bar=1, against="the founder's digest")
-    report.fact(f"{name}.peak", seen["peak_rss_bytes"] / num_bytes, "times", against="start and snapshot")
+    report.at_least(f"{name}.equal", seen["digest"] == run.digest, "yes", bar=1, against="the founder's digest")
+    report.fact(f"{name}.peak", seen["peak_rss_bytes"] / run.num_bytes, "times", against="start and snapshot")
     return seconds
+
+
+def kill_late(run: Run, folder: Path) -> int:
+    """A newcomer that gets SIGKILL when two thirds are there. How many bytes that were."""
+    command = [sys.executable, OUR_PEER, folder, "1", run.ticket]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    while (here_bytes := folder_bytes(folder)) < KILLED_AT * run.num_bytes:
+        if process.poll() is not None:
+            raise RuntimeError(f"the newcomer in {folder} ended early, with code {process.returncode}")
+        time.sleep(LOOK_S)
+    process.kill()
+    process.wait()
+    return here_bytes
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of the start, or of its parts while it is not complete, and of the snapshot's pieces."""
+    held = 0
+    for path in [*folder.glob("blobs/*/*"), *folder.glob("pieces/*/*")]:
+        with contextlib.suppress(FileNotFoundError):
+            held += path.stat().st_size
+    return held
 
 
 def main() -> int:
@@ -131,13 +158,13 @@ def main() -> int:
         copied_s = copy_bytes(num_bytes, place / "copy")
         (place / "copy").unlink()
         report.fact("copy.seconds", copied_s, "s", against="the same bytes by TCP into a file")
-        founder = Peer((sys.executable, OUR_PEER, place / "founder", "0"))
-        ending.callback(founder.kill)
-        founder.tell(do="look")
-        digest = founder.hear()["digest"]
-        ticket = founder.hello["ticket"]
-        seconds = joined(report, "newcomer", place / "first", ticket, digest, num_bytes)
+        founder = ending.enter_context(Peer((sys.executable, OUR_PEER, place / "founder", "0")))
+        run = Run(founder.hello["ticket"], founder.ask(do="look")["digest"], num_bytes)
+        seconds = join(report, "newcomer", run, place / "first")
         report.fact("newcomer.ratio", seconds / copied_s, "times", against="the copy")
+        here_bytes = kill_late(run, place / "second")
+        report.fact("killed.at", here_bytes / num_bytes, "fraction", against="bytes that were there when it was killed")
+        join(report, "killed", run, place / "second", here_bytes)
     return report.finish()
 
 

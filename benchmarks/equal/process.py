@@ -43,6 +43,16 @@ class Peer:
         answer: dict[str, Any] = json.loads(self._process.stdout.readline() or _end())
         return answer
 
+    def ask(self, **question: object) -> dict[str, Any]:
+        self.tell(**question)
+        return self.hear()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
     def kill(self) -> None:
         """With all that it has started."""
         with contextlib.suppress(ProcessLookupError):
