@@ -25,7 +25,8 @@ class Blobs(Protocol):
 class Holdings(Protocol):
     """Blobs, records and the saved sum, as `spikemesh.store.Store` has them; durable when a call returns.
 
-    `pieces` are those of a snapshot that is being fetched, whose set of records is the value "snapshot".
+    `pieces` are those of what is being fetched: the run's start, then a snapshot, whose set of records is the value
+    "snapshot".
     """
 
     @property

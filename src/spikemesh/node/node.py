@@ -77,7 +77,8 @@ SNAPSHOT_SOURCES = 3
 CATCH_UP_S = 30.0
 """So long a newcomer waits for what happened before it trains; gossip brings the rest meanwhile."""
 SNAPSHOT_WORTH_BYTES = 2048
-"""Of records, about eight, from which on a snapshot is smaller than their deltas, one by one."""
+"""Of records, about eight. The deltas of fewer are fetched one by one: less to download than a sum of 8 bytes a
+coordinate, of which a delta of the top quarter has 0.23."""
 
 
 class Door:
