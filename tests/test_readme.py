@@ -116,7 +116,7 @@ def test_its_numbers_of_speed_are_those_of_the_committed_benchmarks() -> None:
 
 
 def test_its_numbers_of_swarms_are_those_of_the_committed_benchmarks() -> None:
-    scale, unequal, equal = map(_results, ("swarm_scale", "heterogeneous", "all_equal"))
+    scale, unequal, equal, newcomer = map(_results, ("swarm_scale", "heterogeneous", "all_equal", "newcomer"))
     assert f"until 99 % of them hold a record | {scale['nodes10000.periods_to_99']:.2f} | 19.9 |" in README
     repeated, growth = scale["nodes10000.repeated"], scale["growth.control_busy"]
     assert f"against 100 nodes | {repeated:.2f}, {growth:.2f} | 3, 1.5 |" in README
@@ -130,8 +130,9 @@ def test_its_numbers_of_swarms_are_those_of_the_committed_benchmarks() -> None:
             ("undisturbed.bytes", 1e6, ",.0f"),
         )
     )
-    assert f"ours, hivemind 1.1.12 | {killed} | |" in README
-    assert f"megabytes on loopback | {quiet}; {num_bytes} | |" in README
+    assert f"ours, hivemind 1.1.12; undisturbed; MB sent | {killed}; {quiet}; {num_bytes} | |" in README
+    whole, interrupted, seconds = (newcomer[name] for name in ("newcomer.bytes", "killed.bytes", "newcomer.seconds"))
+    assert f"killed on the way; seconds | {whole:.2f}; {interrupted:.2f}; {seconds:.0f} | 1.1; 1.1; |" in README
 
 
 def _results(script: str) -> dict[str, float]:
