@@ -98,7 +98,11 @@ def test_a_broken_transfer_goes_on_where_it_was(tmp_path: Path, on_disk: bool) -
     in_memory = KeptParts()
 
     def kept() -> Kept:  # on the disk, of a process that came back
-        return PartsOnDisk(BlobStore(tmp_path / "parts", tmp_path / "corrupt"), inline) if on_disk else in_memory
+        return (
+            PartsOnDisk(BlobStore(tmp_path / "parts", tmp_path / "corrupt"), inline, len(BLOB))
+            if on_disk
+            else in_memory
+        )
 
     def dying(message: GetBlob, data: bytes) -> bytes:
         if message.offset >= 5 * PART_BYTES:
@@ -117,7 +121,9 @@ def test_a_broken_transfer_goes_on_where_it_was(tmp_path: Path, on_disk: bool) -
     first = run_virtually(kept().get(blake3(BLOB[:PART_BYTES]).digest()))
     assert first == (BLOB[:PART_BYTES] if on_disk else None)  # done: memory is let go of, and the disk when told to
     if on_disk:
-        run_virtually(PartsOnDisk(parts := BlobStore(tmp_path / "parts", tmp_path / "corrupt"), inline).keep_only())
+        run_virtually(
+            PartsOnDisk(parts := BlobStore(tmp_path / "parts", tmp_path / "corrupt"), inline, len(BLOB)).keep_only()
+        )
         assert not parts.total_bytes
 
 
@@ -174,3 +180,23 @@ def test_kept_parts_are_bounded() -> None:
         return [number for number, data in enumerate(parts) if await kept.get(blake3(data).digest())]
 
     assert run_virtually(story()) == list(range(90, 100))
+
+
+def test_parts_on_the_disk_are_bounded_and_none_of_the_running_transfer_is_lost(tmp_path: Path) -> None:
+    """The disk is nearly full of parts of other lists, of liars, when the transfer begins."""
+    parts = BlobStore(tmp_path / "parts", tmp_path / "corrupt")
+    most = 0
+
+    async def story(mine: MemoryTransport, peers: list[PeerAddress]) -> bytes:
+        nonlocal most
+        kept = PartsOnDisk(parts, inline, 2 * len(BLOB))
+        for number in range(20):
+            data = random.Random(number).randbytes(PART_BYTES)
+            await kept.add(blake3(data).digest(), data)
+            most = max(most, parts.total_bytes)
+        got = await fetch_blob(mine, peers, DIGEST, len(BLOB), kept)
+        most = max(most, parts.total_bytes)
+        return got
+
+    assert fetching([Server()], story) == BLOB
+    assert len(BLOB) < most <= 2 * len(BLOB)

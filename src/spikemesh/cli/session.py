@@ -244,7 +244,7 @@ async def _start_tensors(
     contact: Contact | None,
     tell: Callable[[str], None],
 ) -> Tensors:
-    parts = PartsOnDisk(store.pieces, in_thread)
+    parts = PartsOnDisk(store.pieces, in_thread, 2 * genesis.init_bytes)
     if not store.blobs.has(genesis.init_hash):
         wanted = genesis.init_hash, genesis.init_bytes
         sources = [partial(bucket.blob, *wanted) for bucket in buckets]

@@ -105,7 +105,8 @@ class Pieces:
         self, ledger: Ledger, transport: Transport, offload: Offload, offer: Snapshot, sources: Sequence[PeerAddress]
     ) -> None:
         self._store, self._transport, self._offload = ledger.store, transport, offload
-        self._held = PartsOnDisk(ledger.store.pieces, offload)
+        num_bytes = offer.records_bytes + sum(8 * size for size in _sizes(ledger))
+        self._held = PartsOnDisk(ledger.store.pieces, offload, num_bytes)
         self._offer, self._sources = offer, sources
         self._num_fetched = 0
 

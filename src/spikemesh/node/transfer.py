@@ -68,10 +68,11 @@ class KeptParts:
 
 class PartsOnDisk:
     """For whoever starts again after a crash. They stay until they are let go of: a blob that is complete in memory is
-    not a durable one."""
+    not a durable one. When there are more than `max_bytes`, of lists that were lies, all go: the transfer that runs has
+    its parts in memory too."""
 
-    def __init__(self, pieces: Blobs, offload: Offload) -> None:
-        self._pieces, self._offload = pieces, offload
+    def __init__(self, pieces: Blobs, offload: Offload, max_bytes: int) -> None:
+        self._pieces, self._offload, self._max_bytes = pieces, offload, max_bytes
 
     async def get(self, digest: bytes) -> bytes | None:
         try:
@@ -80,6 +81,8 @@ class PartsOnDisk:
             return None
 
     async def add(self, digest: bytes, data: bytes) -> None:
+        if self._pieces.total_bytes + len(data) > self._max_bytes:
+            await self.keep_only()
         await self._offload(self._pieces.put_verified, digest, data)
 
     async def discard(self, digest: bytes) -> None:
