@@ -30,8 +30,8 @@ import numpy.typing as npt
 from harness import Report
 from spikemesh.codec import DENSE, TOP_K, QuantisedDelta, Table, encode_delta, quantise, read_delta, select_top_k
 from spikemesh.crdt import CHUNK_COORDINATES, IntegerSum
-from spikemesh.kernels import delta as kernels
 from spikemesh.kernels import instruction_set
+from spikemesh.kernels.delta import delta as kernels
 
 NUM_COORDINATES = 1 << 20
 LARGE = 1 << 24

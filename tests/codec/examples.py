@@ -19,7 +19,7 @@ from spikemesh.crdt import (
     SyncMessage,
     TensorSpec,
 )
-from spikemesh.kernels.codes import MAX_SCALE, num_blocks
+from spikemesh.kernels.delta.codes import MAX_SCALE, num_blocks
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 AUTHOR = KEY.public_key().public_bytes_raw()

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spikemesh.codec import select_top_k
-from spikemesh.kernels.codes import BLOCK_VALUES, UNITS
-from spikemesh.kernels.delta_twin import SCALE_CANDIDATES
+from spikemesh.kernels.delta.codes import BLOCK_VALUES, UNITS
+from spikemesh.kernels.delta.delta_twin import SCALE_CANDIDATES
 
 Floats = npt.NDArray[np.float64]
 

@@ -26,7 +26,7 @@ from spikemesh.codec import (
     read_delta,
 )
 from spikemesh.crdt import IntegerSum
-from spikemesh.kernels import rice
+from spikemesh.kernels.delta import positions_twin
 
 GOLDEN = Path(__file__).parent / "golden"
 PAGE = Path(__file__).parents[2] / "docs" / "design" / "wire-format.md"
@@ -70,16 +70,16 @@ def test_round_trip(num_coordinates: int, density: float, table: str, seed: int)
 def test_positions_take_the_smallest_form(num_coordinates: int, data: st.DataObject) -> None:
     chosen = data.draw(st.sets(st.integers(0, num_coordinates - 1)))
     positions = np.array(sorted(chosen), np.int64)
-    form, encoded = rice.encode_chunk(positions, num_coordinates)
-    assert rice.decode_chunk(form, encoded, len(positions), num_coordinates).tolist() == positions.tolist()
+    form, encoded = positions_twin.encode_chunk(positions, num_coordinates)
+    assert positions_twin.decode_chunk(form, encoded, len(positions), num_coordinates).tolist() == positions.tolist()
     gaps = np.diff(positions, prepend=-1) - 1
     sizes = [math.ceil(num_coordinates / 8)]
     sizes += [math.ceil(sum((int(gap) >> k) + 1 + k for gap in gaps) / 8) for k in range(20)]
     if len(positions) == num_coordinates:
-        assert (form, len(encoded)) == (rice.FULL, 0)
+        assert (form, len(encoded)) == (positions_twin.FULL, 0)
     else:
-        assert len(encoded) == min(sizes) == sizes[form - rice.BITMAP]
-        assert all(size > len(encoded) for size in sizes[: form - rice.BITMAP])
+        assert len(encoded) == min(sizes) == sizes[form - positions_twin.BITMAP]
+        assert all(size > len(encoded) for size in sizes[: form - positions_twin.BITMAP])
 
 
 @pytest.mark.parametrize(

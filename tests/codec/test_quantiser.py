@@ -14,7 +14,7 @@ from tests.codec import fit_tables
 
 from spikemesh.codec import DENSE, TABLES, TOP_K, Table, dequantise, quantise, select_top_k
 from spikemesh.crdt import QUANTUM_BITS
-from spikemesh.kernels.codes import BLOCK_VALUES, MAX_SCALE, UNITS, quanta
+from spikemesh.kernels.delta.codes import BLOCK_VALUES, MAX_SCALE, UNITS, quanta
 
 GRID = -26
 

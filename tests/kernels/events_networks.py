@@ -10,8 +10,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from spikemesh.kernels import EventNetwork, EventState, Population, Synapses, Weights, native
-from spikemesh.kernels.events import NUM_READOUTS, quantised, synapses_by_source, synapses_by_target
-from spikemesh.kernels.events_twin import EventsTwin
+from spikemesh.kernels.spiking.events import NUM_READOUTS, quantised, synapses_by_source, synapses_by_target
+from spikemesh.kernels.spiking.events_twin import Events as Twin
 from tests.kernels.implementations import using
 
 
@@ -94,7 +94,7 @@ def run(name: str, network: EventNetwork, tokens: npt.NDArray[np.int32]) -> tupl
     state = EventState.at_rest(network)
     logits = np.full((len(tokens), network.num_lanes, NUM_READOUTS), np.nan, np.float32)
     arguments = arguments_of(network)
-    stepper = EventsTwin(*arguments) if name == "numpy" else native.Events(*arguments)
+    stepper = Twin(*arguments) if name == "numpy" else native.Events(*arguments)
     flat = (state.tokens.reshape(-1), state.potentials.reshape(-1), state.sent.reshape(-1), state.spikes)
     counted = (1 << network.num_lanes) - 1
     for clock, (token, out) in enumerate(zip(tokens, logits, strict=True)):
@@ -107,6 +107,6 @@ def run(name: str, network: EventNetwork, tokens: npt.NDArray[np.int32]) -> tupl
 
 
 def arguments_of(network: EventNetwork) -> list[Any]:
-    from spikemesh.kernels.events import _arguments
+    from spikemesh.kernels.spiking.events import _arguments
 
     return list(_arguments(network))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from importlib import import_module
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from spikemesh.kernels import Element, instruction_set, native, twin
-from spikemesh.kernels.twin import Bytes
+from spikemesh.kernels import Element, dispatch, instruction_set, native
+from spikemesh.kernels.merge import combine_twin as twin
+from spikemesh.kernels.merge.combine_twin import Bytes
 from tests.kernels.reference import Counts, Window
 
 COMPILED: tuple[str, ...] = () if native is None else native.instruction_sets
@@ -20,17 +20,11 @@ GUARD = np.full(67, 0xA5, np.uint8)
 """Stands on both sides of the result, and must stand there afterwards. Its odd length leaves nothing aligned."""
 
 
-HAVE_TWINS = ("combine", "delta", "events", "sparse", "spikes")
-"""The kernels with a twin in NumPy; the others have theirs in torch."""
-
-
 @contextmanager
 def using(name: str) -> Iterator[None]:
     """What is called or made in here runs on this instruction set, or on NumPy."""
     if name == "numpy":
-        with ExitStack() as stack:
-            for kernel in HAVE_TWINS:
-                stack.enter_context(mock.patch.object(import_module(f"spikemesh.kernels.{kernel}"), "native", None))
+        with mock.patch.object(dispatch, "native", None):
             yield
         return
     native.use_instruction_set(name)

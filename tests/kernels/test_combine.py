@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spikemesh.kernels as kernels
-from spikemesh.kernels import ELEMENTS, MAX_INPUTS, MAX_WEIGHT, Element, Rule, twin
+from spikemesh.kernels import ELEMENTS, MAX_INPUTS, MAX_WEIGHT, Element, Rule
+from spikemesh.kernels.merge import combine_twin as twin
 from tests.kernels import reference
 from tests.kernels.implementations import ALL, COMPILED, combine
 from tests.kernels.reference import Counts, Window

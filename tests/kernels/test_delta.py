@@ -16,9 +16,10 @@ from hypothesis.extra import numpy as hnp
 
 from spikemesh.codec import DENSE, TOP_K, Table
 from spikemesh.errors import InvalidData
-from spikemesh.kernels import delta, delta_twin, native, rice
-from spikemesh.kernels.codes import BLOCK_VALUES, MAX_SCALE, num_blocks, pack_codes, quanta
-from spikemesh.kernels.rice import CHUNK_COORDINATES, chunk_sizes
+from spikemesh.kernels import native
+from spikemesh.kernels.delta import delta, delta_twin, positions_twin
+from spikemesh.kernels.delta.codes import BLOCK_VALUES, MAX_SCALE, num_blocks, pack_codes, quanta
+from spikemesh.kernels.delta.positions_twin import CHUNK_COORDINATES, chunk_sizes
 from tests.kernels.implementations import COMPILED, using
 
 CHUNK = CHUNK_COORDINATES
@@ -235,7 +236,7 @@ def test_positions_are_the_same(name: str, num_coordinates: int, kind: str, seed
 
 @compiled
 @settings(max_examples=300)
-@given(st.integers(1, 300), st.integers(0, rice.NUM_FORMS - 1), st.integers(0, 40), st.binary(max_size=40))
+@given(st.integers(1, 300), st.integers(0, positions_twin.NUM_FORMS - 1), st.integers(0, 40), st.binary(max_size=40))
 @example(8, 2, 8, b"\xff")
 @example(8, 1, 8, b"\xff")
 @example(1, 17, 1, b"\xff\xff\xff")
@@ -252,7 +253,7 @@ def _mutate(rng: np.random.Generator, chunks: Chunks) -> Chunks:
     bits = np.unpackbits(np.frombuffer(bytes(data), np.uint8), bitorder="little")
     match rng.integers(6):
         case 0:
-            forms[0] = int(rng.integers(rice.NUM_FORMS))
+            forms[0] = int(rng.integers(positions_twin.NUM_FORMS))
         case 1:
             counts[0] = int(np.clip(counts[0] + rng.integers(-2, 3), 0, chunks.num_coordinates))
         case 2 if len(bits):

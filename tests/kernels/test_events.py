@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from spikemesh.kernels import NUM_LANES, EventNetwork, Events, EventState, Synapses, Weights, native
-from spikemesh.kernels.events import packed, quantised, synapses_by_source, synapses_by_target, unpacked
-from spikemesh.kernels.events_twin import fused
+from spikemesh.kernels.spiking.events import packed, quantised, synapses_by_source, synapses_by_target, unpacked
+from spikemesh.kernels.spiking.events_twin import fused
 from tests.kernels.events_networks import Shape, arguments_of, network_of, run, shapes
 from tests.kernels.implementations import COMPILED
 

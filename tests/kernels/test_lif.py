@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from spikemesh.kernels import lif_backward, lif_forward, native, num_bit_bytes
-from spikemesh.kernels.spikes import pack_rows
+from spikemesh.kernels.spiking.spikes_twin import pack_rows
 from spikemesh.snn.functional import _Leaky, _Lif
 from tests.kernels.floats import Floats, Guarded
 from tests.kernels.implementations import COMPILED, using

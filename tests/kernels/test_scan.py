@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spikemesh.kernels as kernels
-from spikemesh.kernels import ELEMENTS, Element, Scan, twin
+from spikemesh.kernels import ELEMENTS, Element, Scan
+from spikemesh.kernels.merge import combine_twin as twin
 from tests.kernels import reference
 from tests.kernels.implementations import ALL, scan
 from tests.kernels.strategies import FLOATS, windows

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikemesh.kernels import Pattern, native
-from spikemesh.kernels.sparse_twin import SparseTwin
+from spikemesh.kernels.spiking.sparse_twin import Pattern as Twin
 from tests.kernels.floats import Floats, Guarded
 from tests.kernels.implementations import ALL, COMPILED, using
 
@@ -133,7 +133,7 @@ def test_what_is_no_spike_is_noticed(name: str, value: float) -> None:
         assert not pattern.pack(x, pattern.empty_bits(300))
 
 
-KINDS: list[Callable[..., object]] = [SparseTwin, *([] if native is None else [native.Pattern])]
+KINDS: list[Callable[..., object]] = [Twin, *([] if native is None else [native.Pattern])]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikemesh.kernels import count_spikes, delay_spikes, num_bit_bytes, unpack_spikes
-from spikemesh.kernels.spikes import pack_rows
+from spikemesh.kernels.spiking.spikes_twin import pack_rows
 from tests.kernels.floats import Guarded
 from tests.kernels.implementations import ALL, using
 

@@ -16,9 +16,9 @@ from spikemesh.codec.quantiser import NUM_CODES, TABLES, Table, dequantise
 from spikemesh.crdt import CHUNK_COORDINATES, Delta
 from spikemesh.errors import InvalidData
 from spikemesh.files.container import HEADER_LENGTH, pack_header
-from spikemesh.kernels.codes import MAX_SCALE, num_blocks, pack_codes, quanta, unpack_codes
-from spikemesh.kernels.delta import EncodedPositions, decode_positions, encode_positions, fold
-from spikemesh.kernels.rice import NOT_CANONICAL, NUM_FORMS, chunk_sizes, num_chunks
+from spikemesh.kernels.delta.codes import MAX_SCALE, num_blocks, pack_codes, quanta, unpack_codes
+from spikemesh.kernels.delta.delta import EncodedPositions, decode_positions, encode_positions, fold
+from spikemesh.kernels.delta.positions_twin import NOT_CANONICAL, NUM_FORMS, chunk_sizes, num_chunks
 
 FORMAT = "spikemesh.delta.1"
 

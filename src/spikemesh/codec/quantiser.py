@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spikemesh.crdt import QUANTUM_BITS
-from spikemesh.kernels import delta as kernels
-from spikemesh.kernels.codes import UNITS, quanta
+from spikemesh.kernels.delta import delta as kernels
+from spikemesh.kernels.delta.codes import UNITS, quanta
 
 MAX_LEVEL = 127
 NUM_CODES = 16

@@ -18,7 +18,7 @@ from spikemesh.crdt.records import (
 )
 from spikemesh.crdt.replica import Replica
 from spikemesh.crdt.sync import Branch, LogSummary, SyncMessage, SyncState, next_message, receive
-from spikemesh.kernels.rice import CHUNK_COORDINATES
+from spikemesh.kernels.delta.positions_twin import CHUNK_COORDINATES
 
 STATE_TYPES = (CausalContext, RecordSet, Replica)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from spikemesh.crdt.records import WEIGHT_ONE
-from spikemesh.kernels.rice import CHUNK_COORDINATES, chunk_sizes, num_chunks
+from spikemesh.kernels.delta.positions_twin import CHUNK_COORDINATES, chunk_sizes, num_chunks
 
 QUANTUM_BITS = 27
 """|quantum| < 2**QUANTUM_BITS."""

@@ -1,13 +1,13 @@
 """Compiled loops over plain arrays (C++ by nanobind, no torch inside), each with a NumPy twin."""
 
-from spikemesh.kernels.build import instruction_set, native
-from spikemesh.kernels.combine import MAX_INPUTS, MAX_WEIGHT, Counts, Rule, Scan, combine, scan
-from spikemesh.kernels.currents import currents_backward, currents_forward
-from spikemesh.kernels.elements import ELEMENTS, Element
-from spikemesh.kernels.events import NUM_LANES, EventNetwork, Events, EventState, Population, Synapses, Weights
-from spikemesh.kernels.lif import lif_backward, lif_forward
-from spikemesh.kernels.sparse import Pattern
-from spikemesh.kernels.spikes import count_spikes, delay_spikes, num_bit_bytes, unpack_spikes
+from spikemesh.kernels.dispatch import instruction_set, native
+from spikemesh.kernels.merge.combine import MAX_INPUTS, MAX_WEIGHT, Counts, Rule, Scan, combine, scan
+from spikemesh.kernels.merge.elements import ELEMENTS, Element
+from spikemesh.kernels.spiking.currents import currents_backward, currents_forward
+from spikemesh.kernels.spiking.events import NUM_LANES, EventNetwork, Events, EventState, Population, Synapses, Weights
+from spikemesh.kernels.spiking.lif import lif_backward, lif_forward
+from spikemesh.kernels.spiking.sparse import Pattern
+from spikemesh.kernels.spiking.spikes import count_spikes, delay_spikes, num_bit_bytes, unpack_spikes
 
 __all__ = [
     "ELEMENTS",

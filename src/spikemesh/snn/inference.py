@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spikemesh.kernels import NUM_LANES, EventNetwork, Events, EventState, Population, Weights
-from spikemesh.kernels.events import Synapses, in_one_block, quantised, synapses_by_source, synapses_by_target
+from spikemesh.kernels.spiking.events import Synapses, in_one_block, quantised, synapses_by_source, synapses_by_target
 from spikemesh.snn.config import VOCAB, ModelConfig, check_tensors, population_names
 
 Floats = npt.NDArray[np.float32]

@@ -28,7 +28,7 @@ class PackedSpikes:
     """
 
     bits: Tensor
-    """uint8, see `kernels.spikes`; the tokens are those of all batch rows, step by step."""
+    """uint8, see `kernels.spiking.spikes`; the tokens are those of all batch rows, step by step."""
     carrier: Tensor
 
     @property

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.kernels import rice
-from spikemesh.kernels.build import native
-from spikemesh.kernels.codes import Levels, num_blocks
-from spikemesh.kernels.rice import Bytes, Integers, Positions, chunk_sizes, num_chunks
+from spikemesh.kernels.delta import positions_twin
+from spikemesh.kernels.delta.codes import Levels, num_blocks
+from spikemesh.kernels.delta.positions_twin import Bytes, Integers, Positions, chunk_sizes, num_chunks
+from spikemesh.kernels.dispatch import implementation
 
 Floats = npt.NDArray[np.float32]
 
@@ -85,8 +84,8 @@ def decode_positions(encoded: EncodedPositions, num_coordinates: int) -> Positio
     num_sent = encoded.num_sent
     positions = np.empty(int(num_sent[num_sent != chunk_sizes(num_coordinates)].sum()), np.uint16)
     arguments = encoded.forms, num_sent, encoded.num_bytes, encoded.data, num_coordinates, positions
-    if native is None or not native.decode_positions(*arguments):
-        rice.decode_positions(*arguments)
+    if not _implementation().decode_positions(*arguments):  # the twin raises, and says why
+        positions_twin.decode_positions(*arguments)
     return positions
 
 
@@ -112,5 +111,4 @@ def fold(
 
 
 def _implementation() -> Any:
-    """The compiled module, or the twin, which is loaded only where it has work."""
-    return native if native is not None else import_module("spikemesh.kernels.delta_twin")
+    return implementation("delta.delta_twin")

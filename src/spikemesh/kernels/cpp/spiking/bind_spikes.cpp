@@ -3,8 +3,8 @@
 #include <cstring>
 #include <vector>
 
-#include "arrays.hpp"
-#include "bindings.hpp"
+#include "../arrays.hpp"
+#include "../bindings.hpp"
 #include "spikes.hpp"
 
 namespace spikemesh {

@@ -10,8 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.kernels.codes import BLOCK_VALUES, MAX_SCALE, UNITS, Levels, quanta, unpack_codes
-from spikemesh.kernels.rice import Bytes, Integers, Positions, chunk_sizes, decode_positions, encode_positions
+from spikemesh.kernels.delta.codes import BLOCK_VALUES, MAX_SCALE, UNITS, Levels, quanta, unpack_codes
+from spikemesh.kernels.delta.positions_twin import (
+    Bytes,
+    Integers,
+    Positions,
+    chunk_sizes,
+    decode_positions,
+    encode_positions,
+)
 
 __all__ = ["decode_positions", "encode_positions", "fold", "quantise", "select_largest"]
 

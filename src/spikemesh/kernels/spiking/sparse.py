@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.kernels.build import native
-from spikemesh.kernels.sparse_twin import SparseTwin
-from spikemesh.kernels.spikes import num_bit_bytes
+from spikemesh.kernels.dispatch import implementation
+from spikemesh.kernels.spiking.spikes import num_bit_bytes
 
 Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.uint8]
@@ -36,7 +35,7 @@ class Pattern:
         self.num_rows = len(starts) - 1
         self.num_columns = num_columns
         self.num_synapses = len(columns)
-        self._kernels: Any = (SparseTwin if native is None else native.Pattern)(starts, columns, num_columns)
+        self._kernels: Any = implementation("spiking.sparse_twin").Pattern(starts, columns, num_columns)
 
     @classmethod
     def of(cls, mask: npt.NDArray[np.bool_]) -> Pattern:

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "isa.hpp"
+#include "../isa.hpp"
 
 namespace spikemesh::ISA {
 

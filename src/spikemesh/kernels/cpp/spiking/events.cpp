@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "isa.hpp"
+#include "../isa.hpp"
 
 namespace spikemesh::ISA {
 

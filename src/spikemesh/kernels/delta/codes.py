@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.kernels.rice import Bytes
+from spikemesh.kernels.delta.positions_twin import Bytes
 
 BLOCK_VALUES = 64
 """Sent values that share one scale byte."""

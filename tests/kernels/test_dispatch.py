@@ -66,7 +66,9 @@ def test_an_unknown_instruction_set_is_refused() -> None:
 
 def test_missing_kernels_are_said_once_and_numpy_does_their_work() -> None:
     result = python(
-        "import sys; sys.modules['spikemesh.kernels._native'] = None\n" + USE + "import spikemesh.kernels.twin"
+        "import sys; sys.modules['spikemesh.kernels._native'] = None\n"
+        + USE
+        + "import spikemesh.kernels.merge.combine_twin"
     )
     assert result.stdout == "numpy [2.0, 4.0, 6.0] 3.0\n", result.stderr
     assert result.stderr == (

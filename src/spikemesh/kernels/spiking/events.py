@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.kernels.build import native
+from spikemesh.kernels.dispatch import implementation
 
 Floats = npt.NDArray[np.float32]
 
@@ -144,8 +143,7 @@ class Events:
 
     def __init__(self, network: EventNetwork) -> None:
         self.network = network
-        made = import_module("spikemesh.kernels.events_twin").EventsTwin if native is None else native.Events
-        self._stepper: Stepper = made(*_arguments(network))
+        self._stepper: Stepper = implementation("spiking.events_twin").Events(*_arguments(network))
 
     def step(
         self, clock: int, token: npt.NDArray[np.int32], state: EventState, logits: Floats, *, num_texts: int = 1

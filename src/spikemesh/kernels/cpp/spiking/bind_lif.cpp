@@ -6,12 +6,12 @@
 #include <optional>
 #include <vector>
 
-#include "arrays.hpp"
-#include "bindings.hpp"
-#include "dispatch.hpp"
+#include "../arrays.hpp"
+#include "../bindings.hpp"
+#include "../dispatch.hpp"
 #include "lif.hpp"
 #include "spikes.hpp"
-#include "threads.hpp"
+#include "../threads.hpp"
 
 namespace spikemesh {
 namespace {

@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "arrays.hpp"
-#include "bindings.hpp"
+#include "../arrays.hpp"
+#include "../bindings.hpp"
 #include "currents.hpp"
-#include "dispatch.hpp"
-#include "threads.hpp"
+#include "../dispatch.hpp"
+#include "../threads.hpp"
 
 namespace spikemesh {
 namespace {

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.kernels.build import native
+from spikemesh.kernels.dispatch import native
 
 Floats = npt.NDArray[np.float32]
 

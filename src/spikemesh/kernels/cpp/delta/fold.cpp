@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "isa.hpp"
+#include "../isa.hpp"
 
 namespace spikemesh::ISA {
 

@@ -5,10 +5,10 @@
 #include <optional>
 #include <vector>
 
-#include "arrays.hpp"
-#include "bindings.hpp"
+#include "../arrays.hpp"
+#include "../bindings.hpp"
 #include "combine.hpp"
-#include "dispatch.hpp"
+#include "../dispatch.hpp"
 #include "elements.hpp"
 
 namespace spikemesh {

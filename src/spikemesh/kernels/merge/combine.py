@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.kernels.build import native
-from spikemesh.kernels.elements import Element
+from spikemesh.kernels.dispatch import implementation
+from spikemesh.kernels.merge.elements import Element
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -110,8 +109,7 @@ def scan(data: Bytes, element: Element) -> Scan:
 
 
 def _implementation() -> Any:
-    """The compiled module, or the twin, which is loaded only where it has work."""
-    return native if native is not None else import_module("spikemesh.kernels.twin")
+    return implementation("merge.combine_twin")
 
 
 def _code(element: Element) -> int:

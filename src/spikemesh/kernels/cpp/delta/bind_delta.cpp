@@ -4,10 +4,10 @@
 #include <cmath>
 #include <vector>
 
-#include "arrays.hpp"
-#include "bindings.hpp"
+#include "../arrays.hpp"
+#include "../bindings.hpp"
 #include "delta.hpp"
-#include "dispatch.hpp"
+#include "../dispatch.hpp"
 
 namespace spikemesh {
 namespace {

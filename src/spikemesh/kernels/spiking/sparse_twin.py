@@ -1,4 +1,4 @@
-"""The sparse products in NumPy: what `cpp/bind_sparse.cpp` does, with its names and arguments.
+"""The sparse products in NumPy: what `cpp/spiking/bind_sparse.cpp` does, with its names and arguments.
 
 The k-th synapses of all rows are worked on together, k by k, so each sum is in the order of its synapses: of 192 inputs
 at a time, and then of these sums.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.kernels.spikes import BLOCK_BYTES, BLOCK_TOKENS, pack_rows, unpack_rows
+from spikemesh.kernels.spiking.spikes import BLOCK_BYTES, BLOCK_TOKENS
+from spikemesh.kernels.spiking.spikes_twin import pack_rows, unpack_rows
 
 Floats = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.uint8]
@@ -19,7 +20,7 @@ SUM_INPUTS = 192
 """Inputs that are summed apart."""
 
 
-class SparseTwin:
+class Pattern:
     """See `sparse.Pattern`. Letters: R row, F column, T token, S synapse; all arrays but the first two are flat."""
 
     def __init__(self, starts: Ints, columns: npt.NDArray[np.int32], num_columns: int) -> None:

@@ -5,11 +5,11 @@
 #include <atomic>
 #include <vector>
 
-#include "arrays.hpp"
-#include "bindings.hpp"
-#include "dispatch.hpp"
+#include "../arrays.hpp"
+#include "../bindings.hpp"
+#include "../dispatch.hpp"
 #include "sparse.hpp"
-#include "threads.hpp"
+#include "../threads.hpp"
 
 namespace spikemesh {
 namespace {

@@ -11,7 +11,7 @@
 #include <memory>
 #include <vector>
 
-#include "isa.hpp"
+#include "../isa.hpp"
 
 namespace spikemesh::ISA {
 

@@ -14,7 +14,7 @@ INT4 = 2
 NUM_READOUTS = 256
 
 
-class EventsTwin:
+class Events:
     """Takes what the compiled class takes; the checks that guard memory there are left out here."""
 
     def __init__(

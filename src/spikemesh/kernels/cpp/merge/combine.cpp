@@ -18,7 +18,7 @@
 #include "elements.hpp"
 #include "exact.hpp"
 
-#include "isa.hpp"
+#include "../isa.hpp"
 
 namespace spikemesh::ISA {
 

@@ -8,9 +8,9 @@
 #include <tuple>
 #include <vector>
 
-#include "arrays.hpp"
-#include "bindings.hpp"
-#include "dispatch.hpp"
+#include "../arrays.hpp"
+#include "../bindings.hpp"
+#include "../dispatch.hpp"
 #include "events.hpp"
 
 namespace spikemesh {

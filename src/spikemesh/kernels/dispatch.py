@@ -1,4 +1,4 @@
-"""The compiled kernels, if the package was installed with a C++ compiler; None if not, which is said once."""
+"""The one choice between compiled kernels and their NumPy twins. A package without the first says so, once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 native: Any = None
+"""The compiled module; None where the package was installed without a C++ compiler, or NumPy was asked for."""
 
 instruction_set: str = "numpy"
 """What the kernels run on: avx512, avx2, generic, or numpy where they are not compiled.
@@ -30,3 +31,11 @@ if _wanted != "numpy":
             choices = ", ".join((*native.instruction_sets, "numpy"))
             raise ValueError(f"expected SPIKEMESH_KERNELS to be one of {choices}, not {_wanted!r}")
         native.use_instruction_set(instruction_set)
+
+
+def implementation(twin: str) -> Any:
+    """The compiled module, or the module of NumPy twins, such as `merge.combine_twin`, loaded only where it has work.
+
+    Both offer the same names and take the same arguments.
+    """
+    return native if native is not None else import_module(f"spikemesh.kernels.{twin}")

@@ -7,7 +7,7 @@
 #include <initializer_list>
 #include <limits>
 
-#include "isa.hpp"
+#include "../isa.hpp"
 
 namespace spikemesh::ISA {
 

@@ -1,0 +1,1 @@
+"""Checkpoints: the exact combination of raw elements, and a look at them."""
