@@ -13,8 +13,9 @@ from spikemesh.checkpoint.content import CHECKSUM, CONTENT, Kind, sample_hash, t
 from spikemesh.checkpoint.engine import Ingredients
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
+from spikemesh.checkpoint.options import Options
 from spikemesh.checkpoint.plan import plan
-from spikemesh.checkpoint.recipe import CHECKSUM_KEY, DTYPES, RULES, Leaf, Recipe, integer_weights, read_recipe
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, RULES, Leaf, Recipe, integer_weights, read_recipe
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.checkpoint.windows import Progress
 from spikemesh.errors import CheckpointError, InvalidData
@@ -49,21 +50,6 @@ class Gathered:
         """What was merged, once the contents are known."""
         leaves = frozenset(map(Leaf, contents, (leaf.weight for leaf in self.leaves)))
         return Recipe(rule=self.rule, leaves=leaves, base=base, mask=mask, dtype=self.dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a user said of how to merge; None is: as the merged inputs were made, or the default."""
-
-    rule: str | None = None
-    dtype: str | None = None
-    as_is: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rule is not None and self.rule not in RULES:
-            raise ValueError(f"expected a rule of {', '.join(RULES)}, got {self.rule!r}")
-        if self.dtype is not None and self.dtype not in ("keep", *DTYPES):
-            raise ValueError(f"expected a type of keep, {', '.join(DTYPES)}, got {self.dtype!r}")
 
 
 class Gathering:

@@ -8,14 +8,16 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Unpack
 
 from blake3 import blake3
 
 from spikemesh.checkpoint.content import CHECKSUM
 from spikemesh.checkpoint.engine import Engine, Ingredients
-from spikemesh.checkpoint.gather import Gathered, Gathering, OpenLeaf, Options, check_contents
+from spikemesh.checkpoint.gather import Gathered, Gathering, OpenLeaf, check_contents
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
+from spikemesh.checkpoint.options import Choices, Options, Place
 from spikemesh.checkpoint.output import Output, check_free, check_space
 from spikemesh.checkpoint.plan import partly_held
 from spikemesh.checkpoint.recipe import CHECKSUM_KEY, METADATA_KEY, Recipe, parse_weight
@@ -65,28 +67,27 @@ def merge(
     base: PathLike | None = None,
     mask_from: PathLike | None = None,
     weights: Sequence[str | float | Fraction] | None = None,
-    rule: str | None = None,
-    dtype: str | None = None,
     shard_bytes: int | None = None,
     force: bool = False,
-    as_is: bool = False,
     progress: Progress = SILENT,
     num_threads: int | None = None,
+    **choices: Unpack[Choices],
 ) -> MergeReport:
     """Merge checkpoints into `out`: a file if that ends in .safetensors, else a folder.
 
-    `rule` is one of `recipe.RULES`, the active mean without one; `weights`, one per input, count relative to each other
-    (for `sum`: as they are). Zeros are not held, unless `mask_from` holds a mask with ones there; with a `base`, what
-    is as in the base is not held. A merged input stands for the files it was merged from, found beside it in `inputs`
-    or where this machine saw them last; `as_is` takes it as a file like any other.
+    `weights`, one per input, count relative to each other (for `sum`: as they are). Zeros are not held, unless
+    `mask_from` holds a mask with ones there; with a `base`, what is as in the base is not held. The other arguments
+    are the fields of `Options`, such as `rule="mean"`. A merged input stands for the files it was merged from, found
+    beside it in `inputs` or where this machine saw them last; `as_is` takes it as a file like any other.
 
     The result is exact and rounded once to `dtype` ("keep", "f32", "f16", "bf16"). Raises `CheckpointError` if the
     inputs do not fit together, `InvalidData` for damaged or hostile files, NaN and infinity, `StoreFull`; `out` is then
     as it was. `ValueError` for unusable arguments.
     """
     began = time.monotonic()
-    target = Path(out)
-    check_free(target, force=force, shard_bytes=shard_bytes)
+    place = Place(out=Path(out), shard_bytes=shard_bytes, force=force)
+    options = Options(**choices)
+    check_free(place.out, force=force, shard_bytes=shard_bytes)
     with ExitStack() as stack:
         known = KnownFiles()
         gathered = Gathering(stack, known, progress).gather(
@@ -94,11 +95,11 @@ def merge(
             base=None if base is None else Path(base),
             mask=None if mask_from is None else Path(mask_from),
             weights=None if weights is None else [parse_weight(weight) for weight in weights],
-            options=Options(rule=rule, dtype=dtype, as_is=as_is),
+            options=options,
         )
-        report = _write(gathered, target, shard_bytes, force, known, progress, num_threads, began)
+        report = _write(gathered, place, known, progress, num_threads, began)
         _remember(known, gathered.ingredients, report)
-    with closing(open_checkpoint(target)) as merged:
+    with closing(open_checkpoint(place.out)) as merged:
         known.remember(merged, report.checksum, CHECKSUM)
     return report
 
@@ -114,15 +115,13 @@ def _remember(known: KnownFiles, ingredients: Ingredients, report: MergeReport) 
 
 def _write(
     gathered: Gathered,
-    out: Path,
-    shard_bytes: int | None,
-    force: bool,
+    place: Place,
     known: KnownFiles,
     progress: Progress,
     num_threads: int | None,
     began: float,
 ) -> MergeReport:
-    ingredients = gathered.ingredients
+    ingredients, out = gathered.ingredients, place.out
     inputs = ingredients.inputs
     # Aligned: wide elements come first.
     results = sorted((t.result for t in ingredients.tensors), key=lambda t: (-t.element.size_bytes, t.name))
@@ -134,9 +133,9 @@ def _write(
         out,
         results,
         result_metadata(carried, _unknown(gathered), "0" * 32),
-        shard_bytes=shard_bytes,
+        shard_bytes=place.shard_bytes,
         companions=companions,
-        force=force,
+        force=place.force,
     )
     try:
         engine = Engine(ingredients, output, progress)
