@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS := 2
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install develop demo test check bench clean
+.PHONY: install develop demo test test-long test-busy check bench clean
 
 install: $(VENV)/installed
 
@@ -25,8 +26,19 @@ $(VENV)/developed: $(VENV)/installed
 demo: install
 	$(BIN)/spikemesh demo
 
+# Two processes, then those marked `alone` in one. A phase that finds no test fails. ARGS are pytest's: ARGS=--durations=20.
 test: develop
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not long and not alone' -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/pytest -m 'not long and alone' $(ARGS)
+
+# What is long on purpose: hundreds of kills, every attack on every byte.
+test-long: develop
+	$(BIN)/pytest -m 'long and not alone' -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/pytest -m 'long and alone' $(ARGS)
+
+# What works with real time, sockets and processes, on one core that two busy loops share: no test may need a fast machine.
+test-busy: develop
+	BIN=$(BIN) tests/busy.sh $(ARGS)
 
 check: develop
 	$(BIN)/ruff check .

@@ -29,6 +29,8 @@ from tests.volunteers.join import Cheap, instrument
 
 STEP_S = 0.01
 CLOCK_GAP_S = 0.1
+LONGEST_MOMENT_S = 0.05
+MOMENT = -2
 FARTHEST_JUMP_S = 10 * 365 * 86_400
 
 
@@ -39,7 +41,8 @@ class Signal(msgspec.Struct, frozen=True, tag=True):
 
 class Life(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One start of the volunteer in `folder`. `fault` strikes at call `at`: an errno, 0 to be killed, -1 to be killed
-    in the middle of a write; `keeps_failing` from there on."""
+    in the middle of a write, `MOMENT` to be killed at any moment after it; `keeps_failing` from there on. A life is
+    measured in calls, since a slow machine would fit nothing into one that is measured in seconds."""
 
     name: str
     folder: str
@@ -66,8 +69,21 @@ def live(life: Life, until_gone: int) -> None:
     sys.argv.append("--leave-at-eof")
     if life.run != life.folder:
         sys.argv += ["--folder", life.folder]
-    faults.faults_arm(ctypes.c_long(life.at), life.fault, life.keeps_failing)
+    if life.fault == MOMENT:
+        faults.faults_arm(ctypes.c_long(0), 0, False)
+        threading.Thread(target=_die_after, args=(faults, life.at, random.Random(life.seed)), daemon=True).start()
+    else:
+        faults.faults_arm(ctypes.c_long(life.at), life.fault, life.keeps_failing)
     main()
+
+
+def _die_after(faults: ctypes.CDLL, num_calls: int, rng: random.Random) -> None:
+    """At whatever the other threads do then."""
+    faults.faults_calls.restype = ctypes.c_long
+    while faults.faults_calls() < num_calls:
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0.0, LONGEST_MOMENT_S))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _jump_forever(faults: ctypes.CDLL, rng: random.Random) -> None:
