@@ -49,12 +49,15 @@ ROOMS: Mapping[str, Room] = {
         "the transport is how bytes reach others; what they mean is decided above it", "", "iroh fsspec"
     ),
     "snn": _room(
-        "neurons and layers know of no delta, network or disk", "kernels", "numpy torch safetensors triton", "nir"
+        "neurons and layers know of no delta, network or disk",
+        "kernels progress",
+        "numpy torch safetensors triton",
+        "nir",
     ),
-    "train": _room("training runs without a network", "snn codec", "numpy torch"),
+    "train": _room("training runs without a network", "allocator progress snn codec", "numpy torch"),
     "checkpoint": _room(
         "merging files needs no torch; only reading a .pt file does, late",
-        "kernels files",
+        "kernels files progress",
         "numpy safetensors blake3 xxhash msgspec",
         "torch",
     ),
@@ -67,10 +70,12 @@ ROOMS: Mapping[str, Room] = {
     "dashboard": _room("the dashboard reads nothing but a node's statistics", "node", "starlette uvicorn msgspec"),
     "cli": _room(
         "the command line is the one room that wires the others together",
-        "kernels crdt codec files store transport snn train checkpoint node sim dashboard",
+        "allocator progress kernels crdt codec files store transport snn train checkpoint node sim dashboard",
         EVERYWHERE,
         "nir",
     ),
+    "allocator": _room("how memory is kept is a matter of processes, not of what they work on"),
+    "progress": _room("who works says how far it is; who shows it stands far above"),
     "errors": _room("the error tree stands below everything"),
     "__init__": _room("importing the package must cost nothing: it would be paid by every room", "checkpoint"),
     "__main__": _room("python -m spikemesh is the command line", "cli"),

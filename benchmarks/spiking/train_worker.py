@@ -15,8 +15,9 @@ import torch
 from answering import answer
 from safetensors.numpy import load_file
 
+from spikemesh.allocator import keep_freed_memory
 from spikemesh.snn import ModelConfig, SparseLinear, model_from_tensors
-from spikemesh.train import Recipe, batch, keep_freed_memory, make_optimiser, train_step
+from spikemesh.train import Recipe, batch, make_optimiser, train_step
 
 PEAK_UNIT_BYTES = 1024 if sys.platform == "linux" else 1
 

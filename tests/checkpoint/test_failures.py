@@ -479,10 +479,10 @@ class Meddler:
         self.meddle = meddle
         self.label = ""
 
-    def begin(self, label: str, num_bytes: int) -> None:
+    def begin(self, label: str, total: int, unit: str = "bytes") -> None:
         self.label = label
 
-    def advance(self, num_bytes: int) -> None:
+    def advance(self, amount: int) -> None:
         if self.label == "merging" and self.meddle is not None:
             self.meddle()
             self.label = "done"

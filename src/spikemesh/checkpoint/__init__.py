@@ -7,7 +7,7 @@ from spikemesh.checkpoint.output import check_free
 from spikemesh.checkpoint.recipe import RULES, Leaf, Recipe, read_recipe
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.verify import IN_METADATA, Difference, VerifyReport, verify
-from spikemesh.checkpoint.windows import SILENT, Progress
+from spikemesh.progress import SILENT, Progress
 
 __all__ = [
     "IN_METADATA",

@@ -20,7 +20,8 @@ from blake3 import blake3
 from xxhash import xxh3_128_digest
 
 from spikemesh.checkpoint.source import Checkpoint, Tensor, TensorInfo
-from spikemesh.checkpoint.windows import SILENT, Buffers, Progress, Stretch, for_each, stretches
+from spikemesh.checkpoint.windows import Buffers, Stretch, for_each, stretches
+from spikemesh.progress import SILENT, Progress
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -16,9 +16,10 @@ import numpy as np
 from spikemesh.checkpoint.content import CHECKSUM, PIECE_BYTES, TreeHash
 from spikemesh.checkpoint.plan import MergedTensor
 from spikemesh.checkpoint.source import Checkpoint, Tensor
-from spikemesh.checkpoint.windows import SILENT, Buffers, Bytes, Progress, Stretch, for_each, stretches
+from spikemesh.checkpoint.windows import Buffers, Bytes, Stretch, for_each, stretches
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.kernels import Counts, Element, Rule, combine
+from spikemesh.progress import SILENT, Progress
 
 
 class Sink(Protocol):

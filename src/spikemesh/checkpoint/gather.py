@@ -17,8 +17,8 @@ from spikemesh.checkpoint.options import Options
 from spikemesh.checkpoint.plan import plan
 from spikemesh.checkpoint.recipe import CHECKSUM_KEY, RULES, Leaf, Recipe, integer_weights, read_recipe
 from spikemesh.checkpoint.source import Checkpoint
-from spikemesh.checkpoint.windows import Progress
 from spikemesh.errors import CheckpointError, InvalidData
+from spikemesh.progress import Progress
 
 DEFAULT_RULE = "active-mean"
 

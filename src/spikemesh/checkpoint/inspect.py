@@ -14,8 +14,9 @@ from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.recipe import CHECKSUM_KEY, Recipe, read_recipe
 from spikemesh.checkpoint.source import Checkpoint, Tensor
-from spikemesh.checkpoint.windows import SILENT, Buffers, Progress, Stretch, for_each, stretches
+from spikemesh.checkpoint.windows import Buffers, Stretch, for_each, stretches
 from spikemesh.kernels import scan
+from spikemesh.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from spikemesh.checkpoint.output import Output, check_free, check_space
 from spikemesh.checkpoint.plan import partly_held
 from spikemesh.checkpoint.recipe import CHECKSUM_KEY, METADATA_KEY, Recipe, parse_weight
 from spikemesh.checkpoint.source import Checkpoint
-from spikemesh.checkpoint.windows import SILENT, Progress
 from spikemesh.files.rim import os_errors
+from spikemesh.progress import SILENT, Progress
 
 PathLike = str | Path
 

@@ -19,8 +19,9 @@ from spikemesh.checkpoint.plan import MergedTensor
 from spikemesh.checkpoint.recipe import Recipe, read_recipe
 from spikemesh.checkpoint.safetensors_file import open_safetensors
 from spikemesh.checkpoint.source import Checkpoint
-from spikemesh.checkpoint.windows import SILENT, Bytes, Progress
+from spikemesh.checkpoint.windows import Bytes
 from spikemesh.errors import CheckpointError
+from spikemesh.progress import SILENT, Progress
 
 IN_METADATA = "__metadata__."
 

@@ -11,31 +11,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 
-
-class Progress(Protocol):
-    """Told what is going on: a label and its bytes, then, from any worker, how many more of them are done."""
-
-    def begin(self, label: str, num_bytes: int) -> None: ...
-
-    def advance(self, num_bytes: int) -> None: ...
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def begin(self, label: str, num_bytes: int) -> None: ...
-
-    def advance(self, num_bytes: int) -> None: ...
-
-
-SILENT: Progress = Silent()
 
 Item = TypeVar("Item")
 

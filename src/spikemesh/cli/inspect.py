@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spikemesh.cli.names import encoded, shown
-from spikemesh.cli.progress import file_progress
+from spikemesh.cli.progress import shown_progress
 
 if TYPE_CHECKING:
     from spikemesh.checkpoint import InspectReport
@@ -28,7 +28,7 @@ def inspect(
     """Tensors, types, densities, value ranges, what is not finite, and what it was merged from."""
     from spikemesh.checkpoint import inspect as run
 
-    with file_progress(hidden=as_json) as progress:
+    with shown_progress(hidden=as_json) as progress:
         report = run(path, progress=progress)
     if as_json:
         print(msgspec.json.encode(_facts(report), enc_hook=encoded).decode())

@@ -17,7 +17,7 @@ import typer
 from rich.filesize import decimal
 
 from spikemesh.cli.names import encoded, shown
-from spikemesh.cli.progress import file_progress
+from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def merge(
         check_calibration(inputs, out, calibrate)
     # What is still to be calibrated does not stand at OUT yet.
     place = out if calibrate is None else out.with_name(f"{out.stem}.{os.getpid()}.uncalibrated.safetensors")
-    with file_progress(hidden=as_json) as progress:
+    with shown_progress(hidden=as_json) as progress:
         try:
             report = run(
                 inputs,

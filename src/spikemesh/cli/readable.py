@@ -40,6 +40,17 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
+def minutes_text(seconds: float) -> str:
+    """3:07 minutes."""
+    whole = max(0, int(seconds))
+    return f"{whole // 60}:{whole % 60:02}"
+
+
+def clock_text(seconds: float) -> str:
+    """[  3:07], what a line of a log begins with."""
+    return f"[{minutes_text(seconds):>6}]"
+
+
 def decimal_text(value: float | None, places: int = 3) -> str:
     return NO_VALUE if value is None else f"{value:.{places}f}"
 

@@ -10,7 +10,7 @@ import typer
 from rich.filesize import decimal
 
 from spikemesh.cli.names import shown
-from spikemesh.cli.progress import file_progress
+from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import Divergence
 
 SHOWN = 5
@@ -29,7 +29,7 @@ def verify(
     from spikemesh.checkpoint import verify as run
     from spikemesh.cli.model import calibrated_thresholds
 
-    with file_progress(hidden=as_json) as progress:
+    with shown_progress(hidden=as_json) as progress:
         report = run(out, inputs or [], base=base, mask_from=mask_from, progress=progress)
     thresholds = calibrated_thresholds(out)
     wrong = [d for d in report.differences if d.tensor not in thresholds]

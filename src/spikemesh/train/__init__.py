@@ -4,7 +4,6 @@ from spikemesh.train.calibrate import CalibrationReport, Refit, calibrate, calib
 from spikemesh.train.data import Bytes, Corpus, Document, batch, held_out_windows
 from spikemesh.train.evaluate import HELD_OUT_BYTES, WINDOW_TOKENS, held_out_loss, loss_on
 from spikemesh.train.inner import StepResult, make_optimiser, next_byte_loss, train_step
-from spikemesh.train.memory import keep_freed_memory
 from spikemesh.train.ngram import bigram_loss, unigram_loss
 from spikemesh.train.outer import OuterState, contribution_weight, outer_step
 from spikemesh.train.recipe import Recipe
@@ -31,7 +30,6 @@ __all__ = [
     "contribution_weight",
     "held_out_loss",
     "held_out_windows",
-    "keep_freed_memory",
     "loss_on",
     "make_optimiser",
     "mean_rates",

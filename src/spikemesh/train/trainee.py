@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from spikemesh.allocator import keep_freed_memory
 from spikemesh.codec import encode_delta
 from spikemesh.errors import InvalidData
 from spikemesh.snn import Layout, ModelConfig, SpikeMeter, SpikingLM, model_from_tensors, prefers_sparse
 from spikemesh.train.data import Bytes, batch
 from spikemesh.train.inner import make_optimiser, train_step
-from spikemesh.train.memory import keep_freed_memory
 from spikemesh.train.outer import OuterState, contribution_weight, outer_step
 from spikemesh.train.recipe import Recipe
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from spikemesh.allocator import keep_freed_memory
 from spikemesh.cli.folder import RunFolder
 from spikemesh.codec import decode_genesis, encode_genesis, read_tensor_file
 from spikemesh.files import write_file_atomic
@@ -72,7 +73,7 @@ def _train(
     import torch
 
     from spikemesh.cli.model import build_model
-    from spikemesh.train import Corpus, Recipe, batch, held_out_loss, keep_freed_memory, make_optimiser, train_step
+    from spikemesh.train import Corpus, Recipe, batch, held_out_loss, make_optimiser, train_step
 
     torch.set_num_threads(threads)
     keep_freed_memory()

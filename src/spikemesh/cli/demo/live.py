@@ -18,10 +18,12 @@ from spikemesh.cli.demo.facts import Event
 from spikemesh.cli.readable import (
     NO_VALUE,
     bytes_text,
+    clock_text,
     count_text,
     decimal_text,
     digest_colours,
     duration_text,
+    minutes_text,
     one_line,
     percent_text,
 )
@@ -143,21 +145,11 @@ def plain_line(rows: Sequence[Row], elapsed_s: float, *, left_s: Mapping[str, fl
         *(["digests equal" if num_digests == 1 else f"{num_digests} digests"] if seen else []),
         *([f"{duration_text(left)} left"] if left else []),
     ]
-    return f"{_clock(elapsed_s)} {' · '.join(parts)}"
+    return f"{clock_text(elapsed_s)} {' · '.join(parts)}"
 
 
 def event_line(event: Event) -> str:
-    return f"{_clock(event.t_s)} {one_line(event.text, 120)}"
-
-
-def minutes_text(seconds: float) -> str:
-    """3:07 minutes."""
-    whole = max(0, int(seconds))
-    return f"{whole // 60}:{whole % 60:02}"
-
-
-def _clock(seconds: float) -> str:
-    return f"[{minutes_text(seconds):>6}]"
+    return f"{clock_text(event.t_s)} {one_line(event.text, 120)}"
 
 
 def _round_text(volunteer: VolunteerStatistics) -> str:

@@ -1,0 +1,25 @@
+"""The C library's allocator, told what training does: the same large tensors again in every step, in some thread."""
+
+from __future__ import annotations
+
+import ctypes
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
+_NEVER = -1
+_LARGEST_KEPT_BYTES = 1 << 30
+
+
+def keep_freed_memory() -> bool:
+    """Keep freed tensors' memory in this process; False where the C library has no such setting.
+
+    Call it before any other thread is started. Otherwise glibc returns every tensor above 32 MB to the system when it
+    is freed, and the next step pays for it page by page, which can nearly double its time; and a thread that is given
+    an arena of its own does that above 64 MB whatever it is told (docs/decisions/013-one-arena.md).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    # glibc before 2.35 refuses so large a threshold, and takes "never map" in its place.
+    kept = mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES) or mallopt(_MMAP_MAX, 0)
+    return bool(kept and mallopt(_TRIM_THRESHOLD, _NEVER) and mallopt(_ARENA_MAX, 1))
