@@ -1,4 +1,4 @@
-"""One world per kind of transport; every test of the conformance suite runs in each."""
+"""One world per kind of transport; every test of the conformance suite runs in each. In memory, time is virtual."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.hang import HANG_S
 
+from spikemesh.sim import run_virtually
 from spikemesh.transport import (
     Handler,
     Limits,
@@ -24,7 +26,6 @@ from spikemesh.transport import (
 from spikemesh.transport.p2p import P2PTransport
 
 ECHO_PEER = Path(__file__).with_name("echo_peer.py")
-TEST_LIMIT_S = 40.0
 
 
 async def echo(_peer: bytes, request: bytes) -> bytes:
@@ -45,7 +46,7 @@ class Process:
             sys.executable, str(ECHO_PEER), key.hex(), str(port), stdin=pipe, stdout=pipe, stderr=pipe
         )
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().split()
+        line = (await asyncio.wait_for(process.stdout.readline(), HANG_S)).decode().split()
         assert line, "the peer process ended before it said its address"
         return cls(process, PeerAddress(id=bytes.fromhex(line[0]), addresses=tuple(line[1:])))
 
@@ -77,8 +78,8 @@ class World:
         key = key or self.key()
         if self.base == "memory":
             return MemoryTransport(self.network, id=hashlib.sha256(key).digest(), limits=limits)
-        options.setdefault("bind", "127.0.0.1:0")
-        return P2PTransport(secret_key=key, limits=limits, dial_timeout_s=2.0, **options)
+        options = {"bind": "127.0.0.1:0", "dial_timeout_s": HANG_S} | options
+        return P2PTransport(secret_key=key, limits=limits, **options)
 
     def wrap(self, inner: Transport) -> Transport:
         return Metered(inner) if self.wrapping == "meter" else inner
@@ -115,9 +116,9 @@ async def silent(_peer: bytes, _request: bytes) -> bytes:
     return b""
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    """Waits for what another task or process brings about; fails after ``limit_s``."""
-    async with asyncio.timeout(limit_s):
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what another task or process brings about; fails when it hangs."""
+    async with asyncio.timeout(HANG_S):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -127,13 +128,16 @@ def run_in(world: World, scenario: Callable[[World], Awaitable[None]]) -> None:
 
     async def whole() -> None:
         try:
-            async with asyncio.timeout(TEST_LIMIT_S):
+            async with asyncio.timeout(HANG_S):
                 await scenario(world)
         finally:
-            await asyncio.wait_for(world.close(), 10)
-        await until(lambda: len(asyncio.all_tasks()) == 1, 5)
+            await asyncio.wait_for(world.close(), HANG_S)
+        await until(lambda: len(asyncio.all_tasks()) == 1)
 
-    asyncio.run(whole())
+    if world.base == "memory":
+        run_virtually(whole())
+    else:
+        asyncio.run(whole())
 
 
 KINDS = ["memory", "p2p", "memory+meter", "p2p+meter"]

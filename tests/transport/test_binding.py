@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
+import sys
 import types
 import warnings
 
@@ -14,6 +14,7 @@ from iroh import iroh_ffi
 from spikemesh.transport import binding
 
 MEGABYTE = 1 << 20
+FEW_LINES = 200
 
 
 def slow_write(self, value):
@@ -28,33 +29,38 @@ def lower(data):
     iroh_ffi._UniffiFfiConverterBytes.lower(data).free()
 
 
-def mb_per_s(work, data):
-    best = float("inf")
-    for _ in range(3):
-        start_s = time.perf_counter()
-        work(data)
-        best = min(best, time.perf_counter() - start_s)
-    return len(data) / best / 1e6
+def num_lines(work, *arguments):
+    """Lines of Python that run: what makes the difference between memory speed and a few megabytes a second."""
+    lines = 0
+
+    def trace(_frame, event, _argument):
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work(*arguments)
+    finally:
+        sys.settrace(before)
+    return lines
 
 
-def test_eight_megabytes_go_out_at_memory_speed(monkeypatch, record_property):
+def test_eight_megabytes_go_out_in_a_few_moves(monkeypatch):
     assert binding.speed_up_writes()
     data = os.urandom(8 * MEGABYTE)
-    ours = mb_per_s(lower, data)
-    moved = mb_per_s(lambda d: ctypes.memmove(ctypes.create_string_buffer(len(d)), d, len(d)), data)
+    assert num_lines(lower, data) < FEW_LINES
     monkeypatch.setattr(iroh_ffi._UniffiRustBufferBuilder, "write", slow_write)
-    generated = mb_per_s(lower, data[: MEGABYTE // 2])
-    record_property("mb_per_s", f"ours {ours:.0f}, generated {generated:.1f}, one memory move {moved:.0f}")
-    assert ours > 20 * generated
-    assert ours > moved / 20
+    assert num_lines(lower, data[:10_000]) > 10_000
 
 
 def test_reading_needs_no_help():
     data = os.urandom(8 * MEGABYTE)
     buffer = iroh_ffi._UniffiFfiConverterBytes.lower(data)
-    start_s = time.perf_counter()
-    assert iroh_ffi._UniffiFfiConverterBytes.lift(buffer) == data
-    assert len(data) / (time.perf_counter() - start_s) / 1e6 > 100
+    lifted = []
+    assert num_lines(lambda: lifted.append(iroh_ffi._UniffiFfiConverterBytes.lift(buffer))) < FEW_LINES
+    assert lifted == [data]
 
 
 @pytest.mark.parametrize("part", [b"", b"x", bytes(range(256)) * 100, bytearray(b"abc"), memoryview(b"abcdef")[1:4]])

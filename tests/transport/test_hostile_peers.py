@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from iroh.iroh_ffi import EndpointAddr, EndpointBuilder, EndpointId, IrohError, RelayMode
+from tests.hang import HANG_S
 
 from spikemesh.errors import PeerUnreachable
 from spikemesh.transport import Limits, PeerAddress
@@ -26,14 +27,14 @@ async def raw_endpoint():
 
 async def raw_connection(endpoint, address, alpn=b"spikemesh/1"):
     peer = EndpointAddr(EndpointId.from_bytes(address.id), None, list(address.addresses))
-    return await asyncio.wait_for(endpoint.connect(peer, alpn), 5)
+    return await asyncio.wait_for(endpoint.connect(peer, alpn), HANG_S)
 
 
 def test_peers_that_say_nothing_are_timed_out(p2p_world, run, eventually):
     """Three kinds of silence: no stream, a stream without a header, a header without its body."""
 
     async def scenario(world):
-        limits = Limits(idle_timeout_s=0.3, receive_timeout_s=0.2, max_requests=1)
+        limits = Limits(idle_timeout_s=1.0, receive_timeout_s=0.5, max_requests=1)
         a, b = await world.node(), await world.node(limits=limits)
         raw = await raw_endpoint()
         try:
@@ -42,9 +43,9 @@ def test_peers_that_say_nothing_are_timed_out(p2p_world, run, eventually):
             await streams[0].send().write_all(b"\0")
             await streams[1].send().write_all(HEADER.pack(Kind.REQUEST, 100) + b"x")
             with pytest.raises(IrohError):
-                await asyncio.wait_for(streams[1].recv().read_exact(1), 5)
-            assert await a.request(b.address, b"ok", timeout_s=5, max_reply_bytes=9) == b"ok"
-            assert await asyncio.wait_for(connection.closed(), 5)
+                await asyncio.wait_for(streams[1].recv().read_exact(1), HANG_S)
+            assert await a.request(b.address, b"ok", timeout_s=HANG_S, max_reply_bytes=9) == b"ok"
+            assert await asyncio.wait_for(connection.closed(), HANG_S)
             await eventually(lambda: b.statistics().num_connections == 0)
         finally:
             await raw.close()
@@ -78,7 +79,7 @@ def test_half_a_request_is_none(p2p_world, run, eventually):
                 await stream.send().write_all(frame)
                 await stream.send().finish()
                 with pytest.raises(IrohError):
-                    await asyncio.wait_for(stream.recv().read_exact(1), 5)
+                    await asyncio.wait_for(stream.recv().read_exact(1), HANG_S)
             assert seen == []
         finally:
             await raw.close()
@@ -111,10 +112,10 @@ def test_a_hostile_answer_is_refused(p2p_world, run, frame, sentence):
         try:
             peer = PeerAddress(id=raw.id().to_bytes(), addresses=tuple(raw.bound_sockets()))
             with pytest.raises(PeerUnreachable, match=sentence):
-                await a.request(peer, b"", timeout_s=5, max_reply_bytes=9)
+                await a.request(peer, b"", timeout_s=HANG_S, max_reply_bytes=9)
         finally:
             await a.close()
-            await asyncio.wait_for(server, 5)
+            await asyncio.wait_for(server, HANG_S)
             await raw.close()
 
     run(p2p_world, scenario)
@@ -128,7 +129,7 @@ def test_connections_are_bounded_in_all_and_per_peer(p2p_world, run, eventually)
             held = [await raw_connection(raws[0], b.address) for _ in range(2)]
             await eventually(lambda: b.statistics().num_connections == 2)
             held.append(await raw_connection(raws[0], b.address))
-            await asyncio.wait_for(held[0].closed(), 5)
+            await asyncio.wait_for(held[0].closed(), HANG_S)
             assert held[1].close_reason() is None
             held.append(await raw_connection(raws[1], b.address))
             await eventually(lambda: b.statistics().num_connections == 3)

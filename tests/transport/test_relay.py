@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.hang import HANG_S
 from tests.network.relay import Relay
 
 from spikemesh.errors import PeerUnreachable
 from spikemesh.transport import PeerAddress
 from spikemesh.transport.p2p import P2PTransport
-
-ONLINE_S = 15.0
 
 
 def through(url, node):
@@ -24,10 +23,10 @@ def test_a_request_and_its_reply_go_through_a_relay(p2p_world, run):
         relay = Relay()
         async with relay.listening("127.0.0.1", 0) as url:
             b = await world.node(handler, relay_url=url)
-            assert await b.is_relayed(timeout_s=ONLINE_S)
+            assert await b.is_relayed(timeout_s=HANG_S)
             a = await world.node(relay_url=url)  # dials at once, before it is at home at the relay itself
             message = world.rng.randbytes(1 << 20)
-            reply = await a.request(through(url, b), message, timeout_s=10, max_reply_bytes=2 << 20)
+            reply = await a.request(through(url, b), message, timeout_s=HANG_S, max_reply_bytes=2 << 20)
             assert reply == a.address.id + message
             assert relay.num_passed_on > 2
 
@@ -51,10 +50,10 @@ def test_only_the_own_relay_is_contacted(p2p_world, run):
         own, other = Relay(), Relay()
         async with own.listening("127.0.0.1", 0) as own_url, other.listening("127.0.0.1", 0) as other_url:
             a, b = await world.node(relay_url=own_url), await world.node(relay_url=other_url)
-            assert await a.is_relayed(timeout_s=ONLINE_S) and await b.is_relayed(timeout_s=ONLINE_S)
+            assert await a.is_relayed(timeout_s=HANG_S) and await b.is_relayed(timeout_s=HANG_S)
             with pytest.raises(PeerUnreachable):
-                await a.request(through(other_url, b), b"", timeout_s=5, max_reply_bytes=9)
-            assert await a.request(b.address, b"direct", timeout_s=5, max_reply_bytes=9) == b"direct"
+                await a.request(through(other_url, b), b"", timeout_s=2, max_reply_bytes=9)
+            assert await a.request(b.address, b"direct", timeout_s=HANG_S, max_reply_bytes=9) == b"direct"
             assert own.num_clients == other.num_clients == 1
 
     run(p2p_world, scenario)
