@@ -10,12 +10,14 @@ gives the memory of an old sum back, the system zeroes every new one page by pag
 (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_).
 
 `encode.*`: an author's side, from the float32 values to the bytes. `twin`: the same by the NumPy twins of the kernels.
-Values are Laplace, so the sent positions are uniformly random. All pairs of timings are interleaved in one process;
-medians.
+Values are Laplace, so the sent positions are uniformly random. All pairs of timings are interleaved in one process, in
+CPU time; medians of these, with the least and the largest. All of it once per instruction set that the machine has,
+NumPy limited alike (`sets`); the C library copies memory with the best that it knows.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -27,11 +29,11 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from harness import Report
+from harness import Report, Spread
+from sets import bar_in, per_set
 from spikemesh.codec import DENSE, TOP_K, QuantisedDelta, Table, encode_delta, quantise, read_delta, select_top_k
 from spikemesh.crdt import CHUNK_COORDINATES, IntegerSum
-from spikemesh.kernels import instruction_set
-from spikemesh.kernels.delta import delta as kernels
+from spikemesh.kernels import dispatch, instruction_set
 
 NUM_COORDINATES = 1 << 20
 LARGE = 1 << 24
@@ -46,12 +48,12 @@ Work = Callable[[], object]
 
 @contextmanager
 def numpy_twins() -> Iterator[None]:
-    native = kernels.native
-    kernels.native = None
+    native = dispatch.native
+    dispatch.native = None
     try:
         yield
     finally:
-        kernels.native = native
+        dispatch.native = native
 
 
 def in_numpy(work: Work) -> Work:
@@ -62,16 +64,20 @@ def in_numpy(work: Work) -> Work:
     return twin
 
 
-def medians_s(*works: Work, repeats: int = REPEATS) -> list[float]:
+def seconds_of(*works: Work, repeats: int = REPEATS) -> list[list[float]]:
     """The works in turn, again and again."""
     times: list[list[float]] = [[] for _ in works]
     for round_number in range(repeats + 2):
         for work, found in zip(works, times, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             work()
             if round_number >= 2:
-                found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
+                found.append(time.process_time() - start)
+    return times
+
+
+def medians_s(*works: Work, repeats: int = REPEATS) -> list[float]:
+    return [statistics.median(found) for found in seconds_of(*works, repeats=repeats)]
 
 
 def encode(values: Floats, density: float, table: Table) -> bytes:
@@ -107,19 +113,22 @@ def copying(num_bytes: int) -> Work:
 
 def measure_fold(report: Report, name: str, data: bytes) -> None:
     fold = Fold(data, NUM_COORDINATES)
-    copy_s, fold_s, read_s = medians_s(copying(fold.touched_bytes), fold, fold.read)
+    copies, folds, reads = seconds_of(copying(fold.touched_bytes), fold, fold.read)
+    copy_s, read_s, share = statistics.median(copies), statistics.median(reads), Spread.of_ratios(copies, folds)
     against = f"np.copyto, {fold.touched_bytes / 1e6:.3g} MB read and written in {copy_s * 1e3:.3g} ms"
-    report.at_least(f"fold.{name}", copy_s / fold_s, "of memory copy speed", bar=BAR, against=against)
-    strict = copy_s / fold_s * fold.changing_bytes / fold.touched_bytes
+    report.at_least(f"fold.{name}", share, "of memory copy speed", bar=bar_in(report, BAR), against=against)
+    strict = share.median * fold.changing_bytes / fold.touched_bytes
     against = f"np.copyto; {fold.changing_bytes / 1e6:.3g} MB counted"
     report.fact(f"fold.{name}_of_what_changes", strict, "of memory copy speed", against=against)
-    report.fact(f"fold.{name}_time", fold_s * 1e3, "ms", against=f"reading alone: {read_s * 1e3:.3g} ms")
+    ms = Spread.of([1000 * each for each in folds])
+    report.fact(f"fold.{name}_time", ms, "ms", against=f"reading alone: {read_s * 1e3:.3g} ms")
 
 
 def measure_twin(report: Report, name: str, data: bytes) -> None:
     fold = Fold(data, NUM_COORDINATES)
-    fold_s, twin_s = medians_s(fold, in_numpy(fold), repeats=9)
-    report.fact(f"fold.{name}_speedup", twin_s / fold_s, "times", against=f"NumPy twin: {twin_s * 1e3:.3g} ms")
+    folds, twins = seconds_of(fold, in_numpy(fold), repeats=9)
+    ratio, twin_s = Spread.of_ratios(twins, folds), statistics.median(twins)
+    report.fact(f"fold.{name}_speedup", ratio, "times", against=f"NumPy twin: {twin_s * 1e3:.3g} ms")
 
 
 def measure_encode(report: Report, name: str, values: Floats, density: float, table: Table) -> None:
@@ -184,6 +193,5 @@ if __name__ == "__main__":
     if "--large" in sys.argv:
         print_large()
     else:
-        main_report = Report(__file__, __doc__)
-        measure(main_report)
-        sys.exit(main_report.finish())
+        main_parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        sys.exit(per_set(__file__, main_parser, measure))

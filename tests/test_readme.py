@@ -7,6 +7,9 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
+from benchmarks import speed_table
 from spikemesh.cli import build_app
 
 ROOT = Path(__file__).parent.parent
@@ -99,20 +102,42 @@ def test_its_numbers_of_merging_are_those_of_the_committed_benchmark() -> None:
 
 
 def test_its_numbers_of_speed_are_those_of_the_committed_benchmarks() -> None:
-    kernels, step, token, path = map(_results, ("kernels", "train_step", "generate", "merge_path"))
-    peers = ", ".join(f"{kernels[f'neurons.over_{peer}']:.1f}" for peer in ("spikingjelly", "snntorch", "norse"))
-    assert f"8 steps x 4,096 x 512 | {peers} | 8, 10, 10 |" in README
-    assert f"93 % zeros | {kernels['synapses.over_masked']:.1f} | 4 |" in README
-    assert f"of {step['model.weights'] / 1e6:.1f} M weights | {step['one_core.ratio']:.1f} | 3 |" in README
-    same, alive = token["batch1.float.over_same"], token["batch1.float.over_alive"]
-    assert f"{token['preset.weights'] / 1e6:.0f} M weights | {same:.1f} | 5 |" in README
-    assert f"has synapses: one token | {alive:.2f} | 1.5 |" in README
-    assert f"top 25 %, top 1/64 | {path['fold.top25']:.2f}, {path['fold.top1_64']:.2f} | 0.25 |" in README
+    assert f"\n{speed_table.measured_on()}\n\n{speed_table.table()}\n\n" in README, (
+        "run benchmarks/speed_table.py --write"
+    )
+    committed = [_by_name(lines) for lines in _measured("train_step")]
     text = " ".join(README.split())
-    assert f"stay within {step['loss.apart']:.1e} (bar 1e-4)" in text
-    assert f"take {100 * step['memory.share']:.1f} % of dense (bar 12 %)" in text
-    cost = token["demo.loss.int4"] - token["demo.loss.float"]
+    assert f"stay within {max(step['loss.apart'] for step in committed):.1e} (bar 1e-4)" in text
+    assert f"take {100 * max(step['memory.share'] for step in committed):.1f} % of dense (bar 12 %)" in text
+    tokens = [_by_name(lines) for lines in _measured("generate") if "demo.loss.int4" in lines]
+    cost = max(token["demo.loss.int4"] - token["demo.loss.float"] for token in tokens)
     assert f"4-bit weights cost {cost:.3f} nats per byte" in text
+
+
+@pytest.mark.parametrize("script", speed_table.SCRIPTS)
+def test_committed_speeds_hold_and_say_where_they_are_from(script: str) -> None:
+    assert all(line["holds"] for lines in _measured(script) for line in lines.values())
+    for path in (ROOT / "benchmarks" / "results").glob(f"{script}.*json"):
+        document = json.loads(path.read_text())
+        assert path.name == f"{script}.{document['set']}.json"
+        assert document["hardware"]["cpu"] and document["date"] and f"{script}.py" in document["command"]
+
+
+@pytest.mark.parametrize("row", speed_table.ROWS, ids=lambda row: row.names[0])
+def test_bars_of_speed_in_the_table_are_no_less_than_those_that_are_committed(row: speed_table.Row) -> None:
+    for name in speed_table.SETS:
+        for at, line in enumerate(map(speed_table.lines(row.script, name).get, row.names)):
+            if line is not None and line["bar"] is not None:
+                assert float(row.bars[min(at, len(row.bars) - 1)]) >= line["bar"]
+
+
+def _measured(script: str) -> list[speed_table.Lines]:
+    """The committed lines of a script, of every set that there are some of."""
+    return [lines for name in speed_table.SETS if (lines := speed_table.lines(script, name))]
+
+
+def _by_name(lines: speed_table.Lines) -> dict[str, float]:
+    return {name: line["value"] for name, line in lines.items()}
 
 
 def test_its_numbers_of_swarms_are_those_of_the_committed_benchmarks() -> None:

@@ -73,5 +73,9 @@ def in_turn(
     return answers
 
 
+def seconds_of(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
+    return {name: [answer["seconds"] for answer in given] for name, given in answers.items()}
+
+
 def medians(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
     return {name: statistics.median(answer["seconds"] for answer in given) for name, given in answers.items()}

@@ -1,0 +1,79 @@
+"""Benchmarks per instruction set: everybody is limited alike, and results of other sets stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spikemesh.kernels import native
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SETS = native.instruction_sets if native is not None else []
+X86 = "avx2" in SETS
+
+SCRIPT = """
+import argparse, sys
+sys.path.insert(0, {benchmarks!r})
+import harness, sets
+harness.RESULTS = sets.RESULTS = __import__("pathlib").Path(__file__).parent
+from harness import Spread
+
+def measure(report):
+    import numpy, torch
+    report.fact("torch", torch.backends.cpu.get_cpu_capability(), "", against="")
+    report.fact("numpy", " ".join(numpy.show_config(mode="dicts")["SIMD Extensions"].get("found", [])), "", against="")
+    ratio = Spread.of_ratios([4.0, 9.0, 8.0], [2.0, 3.0])
+    report.at_least("ratio", ratio, "", bar=sets.bar_in(report, 2.0), against="")
+
+sys.exit(sets.per_set(__file__, argparse.ArgumentParser(), measure))
+"""
+
+pytestmark = pytest.mark.skipif(native is None, reason="the kernels are not compiled")
+
+
+def run(folder: Path, *arguments: str) -> tuple[dict[str, dict[str, dict[str, object]]], str]:
+    """The lines by set and name, and what was said beside them."""
+    script = folder / "trial.py"
+    script.write_text(SCRIPT.format(benchmarks=str(BENCHMARKS)))
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "OPENBLAS_CORETYPE": "Prescott"}
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {name: {line["name"]: line for line in lines if line["set"] == name} for name in SETS}, done.stderr
+
+
+def test_each_set_is_measured_with_everybody_limited_to_it(tmp_path: Path) -> None:
+    by_set, _ = run(tmp_path, "--commit")
+    assert all(set(lines) == {"torch", "numpy", "ratio"} for lines in by_set.values())
+    for name, lines in by_set.items():
+        document = json.loads((tmp_path / f"trial.{name}.json").read_text())
+        assert document["set"] == name and document["hardware"]["cpu"] and f"--set {name}" in document["command"]
+        assert document["results"] == list(lines.values())
+        assert lines["ratio"]["spread"] == [2.0, 3.0] and lines["ratio"]["value"] == 2.5
+        assert lines["ratio"]["bar"] == (None if name == "generic" else 2.0)
+
+
+@pytest.mark.skipif(not X86, reason="this processor has one instruction set")
+def test_torch_and_numpy_are_limited(tmp_path: Path) -> None:
+    by_set, _ = run(tmp_path, "--commit")
+    assert by_set["avx2"]["torch"]["value"] == "AVX2" and by_set["generic"]["torch"]["value"] == "DEFAULT"
+    assert "X86_V4" not in by_set["avx2"]["numpy"]["value"].split() and by_set["generic"]["numpy"]["value"] == ""
+    if "avx512" in by_set:
+        assert by_set["avx512"]["torch"]["value"] == "AVX512", "a limit that was inherited does not count"
+    limits = json.loads((tmp_path / "trial.avx2.json").read_text())["limits"]
+    assert limits["MKL_ENABLE_INSTRUCTIONS"] == "AVX2" and limits["OPENBLAS_CORETYPE"] == "Haswell"
+
+
+def test_what_other_machines_measured_is_kept_and_named(tmp_path: Path) -> None:
+    kept = json.dumps({"set": "sve", "date": "2026-01-02", "hardware": {"cpu": "Another"}, "results": []})
+    (tmp_path / "trial.sve.json").write_text(kept)
+    by_set, said = run(tmp_path, "--commit", "--set", SETS[-1])
+    assert [name for name, lines in by_set.items() if lines] == [SETS[-1]]
+    assert "trial: sve was not measured; its results are those of 2026-01-02 on Another" in said
+    assert (tmp_path / "trial.sve.json").read_text() == kept
