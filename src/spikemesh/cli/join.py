@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.logging import RichHandler
 
+from spikemesh.allocator import keep_freed_memory
 from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.init import BUCKET_OPTION, bucket_urls
 from spikemesh.cli.model import build_model, save_model
@@ -126,6 +127,8 @@ def join(
     if relay is not None:
         place.set_relay(relay)
     keep_bytes = None if keep_gb is None else int(keep_gb * 1e9)
+    if train:
+        keep_freed_memory()  # before the network starts its threads
     learner = (lambda session: _volunteer(session, data, part, seed, threads)) if train else None
     asyncio.run(_join(place, contact, bind=bind, keep_bytes=keep_bytes, learner=learner, leave_at_eof=leave_at_eof))
 
