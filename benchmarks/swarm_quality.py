@@ -22,7 +22,7 @@ from harness import Report
 def demo(folder: Path, seed: int) -> tuple[dict[str, Any], float]:
     """Run the demo in a process of its own; its report and the wall seconds."""
     start_s = time.monotonic()
-    command = [sys.executable, "-m", "spikemesh", "demo", "--folder", str(folder), "--seed", str(seed)]
+    command = [sys.executable, "-m", "spikemesh", "demo", "--full", "--folder", str(folder), "--seed", str(seed)]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return json.loads((folder / "report.json").read_text()), time.monotonic() - start_s
 

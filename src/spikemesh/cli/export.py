@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spikemesh.cli.model import Tensors, read_model
+from spikemesh.cli.progress import shown_progress
 from spikemesh.codec import write_tensors
 from spikemesh.errors import CheckpointError
 from spikemesh.files import write_file_atomic
@@ -54,8 +55,11 @@ def export(
     """Write a model as a file for other tools."""
     if out.is_dir() or (out.exists() and not force):
         raise CheckpointError(f"{out} is already there. Choose another name, or replace a file with --force.")
-    config, tensors = read_model(source)
-    write_file_atomic(out, _file(form, config, tensors))
+    with shown_progress() as progress:
+        progress.begin(f"reading {source.name}", 0)
+        config, tensors = read_model(source)
+        progress.begin(f"writing {out.name}", 0)
+        write_file_atomic(out, _file(form, config, tensors))
     print(f"{out}: {SAYS[form]}.")
 
 

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from spikemesh.cli.model import Tensors, read_model
+from spikemesh.cli.progress import shown_progress
 
 if TYPE_CHECKING:
     from spikemesh.snn import EventEngine, ModelConfig, SpikingLM
@@ -55,7 +56,7 @@ def generate(
     if as_json:
         answer: dict[str, object] = {"prompt": prompt, "text": bytes(written).decode(errors="replace")}
         if loss is not None:
-            answer["loss"] = _losses(config, tensors, weights, loss)
+            answer["loss"] = _losses(config, tensors, weights, loss, hidden=True)
         print(msgspec.json.encode(answer).decode())
         return
     print(prompt, end="", flush=True)
@@ -64,7 +65,8 @@ def generate(
         print(decoder.decode(bytes([byte])), end="", flush=True)
     print(decoder.decode(b"", final=True))
     if loss is not None:
-        _print_losses(_losses(config, tensors, weights, loss), weights)
+        print(flush=True)
+        _print_losses(_losses(config, tensors, weights, loss, hidden=False), weights)
 
 
 def _model(config: ModelConfig, tensors: Tensors, weights: WeightFormat) -> SpikingLM | EventEngine:
@@ -80,20 +82,23 @@ def _model(config: ModelConfig, tensors: Tensors, weights: WeightFormat) -> Spik
     return EventEngine(config, tensors, weights=weights.value)
 
 
-def _losses(config: ModelConfig, tensors: Tensors, weights: WeightFormat, data: Path) -> Losses:
+def _losses(config: ModelConfig, tensors: Tensors, weights: WeightFormat, data: Path, *, hidden: bool) -> Losses:
     from spikemesh.snn import EventEngine, engine_loss
     from spikemesh.train import HELD_OUT_BYTES, WINDOW_TOKENS, Corpus, held_out_windows
 
     text = Corpus.load(data).held_out_text
     windows = held_out_windows(text, num_bytes=HELD_OUT_BYTES, num_tokens=WINDOW_TOKENS)
     formats = dict.fromkeys([WeightFormat.FLOAT, weights])
-    measured = {kind: engine_loss(EventEngine(config, tensors, weights=kind.value), windows) for kind in formats}
+    with shown_progress(hidden=hidden) as progress:
+        measured = {
+            kind: engine_loss(EventEngine(config, tensors, weights=kind.value), windows, progress) for kind in formats
+        }
     rounded = None if weights is WeightFormat.FLOAT else measured[weights]
     return Losses(float_weights=measured[WeightFormat.FLOAT], rounded_weights=rounded)
 
 
 def _print_losses(losses: Losses, weights: WeightFormat) -> None:
-    print(f"\nheld-out loss, nats per byte: {losses.float_weights:.4f}", end="")
+    print(f"held-out loss, nats per byte: {losses.float_weights:.4f}", end="")
     if losses.rounded_weights is not None:
         difference = losses.rounded_weights - losses.float_weights
         print(f" with float weights, {losses.rounded_weights:.4f} ({difference:+.4f}) with {weights.value}", end="")

@@ -102,7 +102,8 @@ def merge(
 
         weights = {report.leaves[leaf.content]: float(leaf.weight) for leaf in sorted(report.recipe.leaves)}
         try:
-            calibration = calibrate_model_file(place, weights, calibrate)
+            with shown_progress(hidden=as_json) as progress:
+                calibration = calibrate_model_file(place, weights, calibrate, progress)
             place.replace(out)
         finally:
             place.unlink(missing_ok=True)

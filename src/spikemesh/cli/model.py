@@ -18,6 +18,7 @@ from spikemesh.codec import read_metadata, read_tensor_file, write_tensors
 from spikemesh.crdt import Genesis
 from spikemesh.errors import InvalidData, TicketError
 from spikemesh.files import write_file_atomic
+from spikemesh.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from spikemesh.snn import ModelConfig, SpikingLM
@@ -94,7 +95,9 @@ def load_model_file(path: Path) -> SpikingLM:
     return model_from_dense(*read_model(path), sparse=prefers_sparse())
 
 
-def calibrate_model_file(path: Path, parents: Mapping[Path, float], data: Path | None) -> CalibrationReport:
+def calibrate_model_file(
+    path: Path, parents: Mapping[Path, float], data: Path | None, progress: Progress = SILENT
+) -> CalibrationReport:
     """Refit the thresholds in the merged model file `path`: to its parents' mean firing rates, by their weights, on
     training text of `data` (None: the standard library). Everything else in the file keeps its bits.
 
@@ -104,9 +107,13 @@ def calibrate_model_file(path: Path, parents: Mapping[Path, float], data: Path |
     from spikemesh.train import Corpus, calibrate, calibration_tokens, mean_rates
 
     tokens = calibration_tokens(Corpus.load(data).train_text)
-    rates = [spike_rates(load_model_file(parent), tokens) for parent in parents]
+    progress.begin("measuring firing rates", len(parents), "models")
+    rates = []
+    for parent in parents:
+        rates.append(spike_rates(load_model_file(parent), tokens))
+        progress.advance(1)
     model = load_model_file(path)
-    report = calibrate(model, mean_rates(rates, list(parents.values())), tokens)
+    report = calibrate(model, mean_rates(rates, list(parents.values())), tokens, progress=progress)
     factors = json.dumps({refit.name: refit.factor for refit in report.refits})
     metadata = read_metadata(path.read_bytes()) | {CALIBRATED_KEY: factors}
     write_file_atomic(path, write_tensors(dense_tensors(model), metadata))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
-from spikemesh.cli.readable import bytes_text, clock_text, duration_text, one_line
+from spikemesh.cli.readable import bytes_text, clock_text, count_text, duration_text, one_line
 from spikemesh.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def amount_text(done: int, total: int, unit: str) -> str:
         return ""
     if unit == "bytes":
         return f"{bytes_text(done)} of {bytes_text(total)}"
-    return f"{done} of {total} {unit}"
+    if total < 10_000:
+        return f"{done} of {total} {unit}"
+    return f"{count_text(done)} of {count_text(total)} {unit}"
 
 
 class Bars:

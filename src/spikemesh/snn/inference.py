@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from spikemesh.kernels import NUM_LANES, EventNetwork, Events, EventState, Population, Weights
 from spikemesh.kernels.spiking.events import Synapses, in_one_block, quantised, synapses_by_source, synapses_by_target
+from spikemesh.progress import SILENT, Progress
 from spikemesh.snn.config import VOCAB, ModelConfig, check_tensors, population_names
 
 Floats = npt.NDArray[np.float32]
@@ -124,9 +125,10 @@ class Session:
         }
 
 
-def engine_loss(engine: EventEngine, windows: npt.NDArray[np.integer[Any]]) -> float:
+def engine_loss(engine: EventEngine, windows: npt.NDArray[np.integer[Any]], progress: Progress = SILENT) -> float:
     """Mean nats per byte over `windows` [W, L + 1]; every window starts from a model at rest."""
     total = 0.0
+    progress.begin("measuring the held-out loss", windows[:, 1:].size, "bytes of text")
     for start in range(0, len(windows), NUM_LANES):
         rows = windows[start : start + NUM_LANES]
         session = engine.session(len(rows))
@@ -134,6 +136,7 @@ def engine_loss(engine: EventEngine, windows: npt.NDArray[np.integer[Any]]) -> f
             logits = session.step(tokens).astype(np.float64)
             logits -= logits.max(axis=1, keepdims=True)
             total -= float((logits[np.arange(len(rows)), targets] - np.log(np.exp(logits).sum(axis=1))).sum())
+            progress.advance(len(rows))
     return total / windows[:, 1:].size
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from spikemesh.progress import SILENT, Progress
 from spikemesh.snn import LIF, SpikingLM, lif_step, spike_rates
 from spikemesh.train.data import Bytes, held_out_windows
 
@@ -96,7 +97,12 @@ def mean_rates(rates: Sequence[Mapping[str, float]], weights: Sequence[float] | 
 
 
 def calibrate(
-    model: SpikingLM, target_rates: Mapping[str, float], tokens: Tensor, *, tolerance: float = 5e-3
+    model: SpikingLM,
+    target_rates: Mapping[str, float],
+    tokens: Tensor,
+    *,
+    tolerance: float = 5e-3,
+    progress: Progress = SILENT,
 ) -> CalibrationReport:
     """Refit the thresholds of `model` in place until every population fires at its target rate on `tokens` [B, L].
 
@@ -108,6 +114,7 @@ def calibrate(
     """
     populations = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
     _check(populations, target_rates, tokens, tolerance)
+    progress.begin("refitting thresholds", len(populations), "layers")
     before = spike_rates(model, tokens)
     refits: list[Refit] = []
 
@@ -126,6 +133,7 @@ def calibrate(
                 reached=reached,
             )
         )
+        progress.advance(1)
 
     with torch.no_grad(), _before_each(populations, refit):
         model(tokens)

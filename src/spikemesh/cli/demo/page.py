@@ -20,7 +20,7 @@ from spikemesh.cli.demo.plots import (
     traffic_plot,
 )
 from spikemesh.cli.demo.style import STYLE
-from spikemesh.cli.demo.wording import bar_text, gain_text, ratio_text, value_text
+from spikemesh.cli.demo.wording import bar_text, gain_text, ratio_text, shortened_text, value_text
 from spikemesh.cli.readable import (
     bytes_text,
     count_text,
@@ -40,7 +40,7 @@ def page(report: Report) -> str:
     """The whole page."""
     parts = (
         _opening(report),
-        _tiles(report),
+        *([] if report.shortened else [_tiles(report)]),
         _quality(report),
         _digests(report),
         _traffic(report),
@@ -76,10 +76,15 @@ def _opening(report: Report) -> str:
     failed = sum(check.decides and not check.holds for check in checks(report))
     deciding = sum(check.decides for check in checks(report))
     verdict = f"{failed} of {deciding} bars not met" if failed else f"All {deciding} bars met"
+    verdict += " (those of any length)" if report.shortened else ""
     return (
-        f"<header><h1>{_title(report)}</h1>\n<p>{_story(report)}</p>\n"
+        f"<header><h1>{_title(report)}</h1>\n<p>{_story(report)}</p>\n{_shortened(report)}"
         f'<p class="verdict {"bad" if failed else "good"}">{"✗" if failed else "✓"} {verdict}</p></header>'
     )
+
+
+def _shortened(report: Report) -> str:
+    return f"<p><b>{_escape(shortened_text(report.length))}</b></p>\n" if report.length and report.shortened else ""
 
 
 def _story(report: Report) -> str:

@@ -57,8 +57,10 @@ def gap_plot(report: Report) -> Plot:
     loss = report.loss
     alt = (
         f"Held-out loss on a line: joint {loss.joint:.3f}, merged {loss.merged:.3f}, lone {loss.lone:.3f} nats per "
-        f"byte. The merged model closes {100 * loss.gap_closed:.0f} percent of the gap."
+        "byte."
     )
+    if loss.gap_closed is not None:
+        alt += f" The merged model closes {100 * loss.gap_closed:.0f} percent of the gap."
     return _plot("gap", alt, report, _draw_gap, (9.2, 1.1), (4.6, 1.1))
 
 
@@ -184,8 +186,9 @@ def _draw_gap(axes: Axes, report: Report, narrow: bool) -> None:
     axes.plot((loss.joint, loss.lone), (0, 0), color=COLOURS["line"], linewidth=9, solid_capstyle="round")
     gain = COLOURS["accent" if loss.merged <= loss.lone else "bad"]
     axes.plot((loss.merged, loss.lone), (0, 0), color=gain, linewidth=9, solid_capstyle="round")
-    axes.plot((bar, bar), (-0.34, 0.34), color=COLOURS["muted"], linewidth=1.4, linestyle=(0, (2, 2)))
-    axes.text(bar, 0.42, f"needed: {100 * MIN_GAP_CLOSED:.0f} %", ha="center", va="bottom", color=COLOURS["muted"])
+    if not report.shortened:
+        axes.plot((bar, bar), (-0.34, 0.34), color=COLOURS["muted"], linewidth=1.4, linestyle=(0, (2, 2)))
+        axes.text(bar, 0.42, f"needed: {100 * MIN_GAP_CLOSED:.0f} %", ha="center", va="bottom", color=COLOURS["muted"])
     for name, value, size in (("joint", loss.joint, 7), ("lone", loss.lone, 7), ("merged", loss.merged, 12)):
         colour = gain if name == "merged" else COLOURS["muted"]
         axes.plot(value, 0, "o", color=colour, markersize=size, markeredgecolor=COLOURS["paper"], markeredgewidth=2)

@@ -11,11 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from spikemesh.cli.demo.facts import (
+    ENCODED,
+    GAIN,
+    GAP,
+    MEMORY,
+    MERGED,
+    SAME,
+    TIME,
+    TRANSPORT,
     Check,
     Event,
     HeldOut,
     HistoryNode,
     HistoryPoint,
+    Length,
     LossReport,
     NodeReport,
     Report,
@@ -23,7 +32,7 @@ from spikemesh.cli.demo.facts import (
     checks,
     passed,
 )
-from spikemesh.cli.demo.wording import check_text, gain_text, ratio_text
+from spikemesh.cli.demo.wording import beside, check_text, gain_text, ratio_text, shortened_text
 from spikemesh.cli.hardware import Hardware
 from spikemesh.cli.readable import bytes_text, decimal_text, duration_text, one_line, percent_text, printable
 from spikemesh.errors import InvalidData, StoreError
@@ -36,6 +45,7 @@ __all__ = [
     "HeldOut",
     "HistoryNode",
     "HistoryPoint",
+    "Length",
     "LossReport",
     "NodeReport",
     "Report",
@@ -129,6 +139,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     """(label, text) by line. A continued fact has an empty label."""
     return [
         ("run", f"{one_line(report.run_id, 64)} · seed {report.seed} · {report.num_coordinates:,} alive coordinates"),
+        *([("length", shortened_text(report.length))] if report.length and report.shortened else []),
         *_digest_facts(report),
         *_loss_facts(report),
         *_wire_facts(report),
@@ -140,7 +151,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 
 def _digest_facts(report: Report) -> list[tuple[str, str]]:
-    same = checks(report)[0]
+    same = next(check for check in checks(report) if check.name == SAME)
     number = len({node.digest for node in report.nodes})
     words = "all equal" if same.holds else f"{number} different ones"
     lines = [("digests", f"{len(report.nodes)} volunteers, {words} · {check_text(same)}")]
@@ -157,37 +168,37 @@ def _digest_facts(report: Report) -> list[tuple[str, str]]:
 
 def _loss_facts(report: Report) -> list[tuple[str, str]]:
     loss = report.loss
-    _, merged, gain, gap, *_ = checks(report)
+    gap = "" if loss.gap_closed is None else f"{percent_text(loss.gap_closed)} of the way from lone to joint"
     scale = [
         *([f"unigram {loss.unigram:.3f}"] if loss.unigram is not None else []),
         *([f"bigram {loss.bigram:.3f}"] if loss.bigram is not None else []),
     ]
     return [
-        ("held-out loss", f"{loss.merged:.3f} nats/byte, merged model · {check_text(merged)}"),
+        ("held-out loss", f"{loss.merged:.3f} nats/byte, merged model{beside(report, MERGED)}"),
         (
             "  lone",
-            f"{loss.lone:.3f} nats/byte, one volunteer alone; merged is {gain_text(gain.value)} · {check_text(gain)}",
+            f"{loss.lone:.3f} nats/byte, one volunteer alone; merged is {gain_text(loss.lone - loss.merged)}"
+            f"{beside(report, GAIN)}",
         ),
         ("  joint", f"{loss.joint:.3f} nats/byte, one run with four times the batch"),
-        ("  gap closed", f"{percent_text(loss.gap_closed)} of the way from lone to joint · {check_text(gap)}"),
+        *([("  gap closed", f"{gap}{beside(report, GAP)}")] if gap else []),
         *([("  for scale", ", ".join(scale))] if scale else []),
     ]
 
 
 def _wire_facts(report: Report) -> list[tuple[str, str]]:
     wire = report.wire
-    encoded, transport = checks(report)[4:6]
     fp32 = wire.fp32_bytes_per_coordinate
     return [
         (
             "wire",
-            f"{wire.bytes_per_coordinate:.3f} bytes per coordinate and contribution, {ratio_text(fp32, encoded.value)} "
-            f"under fp32 ({fp32:g}) · {check_text(encoded)}",
+            f"{wire.bytes_per_coordinate:.3f} bytes per coordinate and contribution, "
+            f"{ratio_text(fp32, wire.bytes_per_coordinate)} under fp32 ({fp32:g}){beside(report, ENCODED)}",
         ),
         (
             "  transport",
             f"{wire.transport_bytes_per_coordinate:.3f} bytes with everything counted, per receiver, "
-            f"{ratio_text(fp32, transport.value)} under fp32 · {check_text(transport)}",
+            f"{ratio_text(fp32, wire.transport_bytes_per_coordinate)} under fp32{beside(report, TRANSPORT)}",
         ),
         ("  in all", f"{bytes_text(wire.total_bytes)} received, {wire.num_contributions} contributions"),
     ]
@@ -202,10 +213,9 @@ def _spike_facts(report: Report) -> list[tuple[str, str]]:
 
 
 def _cost_facts(report: Report) -> list[tuple[str, str]]:
-    memory, train = checks(report)[6:8]
     return [
-        ("memory", f"{bytes_text(report.peak_rss_bytes)} peak in the largest volunteer · {check_text(memory)}"),
-        ("time", f"{duration_text(report.train_seconds)} training, baselines included · {check_text(train)}"),
+        ("memory", f"{bytes_text(report.peak_rss_bytes)} peak in the largest volunteer{beside(report, MEMORY)}"),
+        ("time", f"{duration_text(report.train_seconds)} training, baselines included{beside(report, TIME)}"),
         (
             "",
             f"{duration_text(report.swarm_seconds)} the swarm from start to end, "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from spikemesh.cli.demo.report import Event, HistoryPoint
+from spikemesh.cli.demo.report import Event, HistoryPoint, Length
 from spikemesh.errors import SpikemeshError, StoreCorrupt
 from spikemesh.files import write_file_atomic
 
@@ -22,6 +22,7 @@ class Stage(msgspec.Struct, kw_only=True):
     killed: bool = False
     late: bool = False
     trained: bool = False
+    length: Length | None = None
     events: list[Event] = []
     history: list[HistoryPoint] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -9,18 +10,24 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich import print as show
 
+from spikemesh.cli.demo.length import Work, fit, measure_step_s
 from spikemesh.cli.demo.live import LiveDisplay
-from spikemesh.cli.demo.report import HistoryNode, HistoryPoint, read_report, show_report
+from spikemesh.cli.demo.report import HistoryNode, HistoryPoint, Length, read_report, show_report
 from spikemesh.cli.demo.stage import Stage
 from spikemesh.cli.demo.swarm import POLL_S, Swarm, Volunteer, agree
+from spikemesh.cli.demo.wording import length_text
 from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.init import create_run
-from spikemesh.cli.presets import PRESET_OPTION
+from spikemesh.cli.presets import PRESET_OPTION, find_preset
+from spikemesh.cli.progress import shown_progress
+from spikemesh.codec import read_tensor_file
 from spikemesh.errors import SpikemeshError
 from spikemesh.node import NodeStatistics
+from spikemesh.store import Store
 
 NUM_VOLUNTEERS = 4
 KILL_AT, LATE_AT = 0.4, 0.6
@@ -44,36 +51,50 @@ def demo(
     seed: Annotated[int, typer.Option(help="Another seed, another start and other batches.")] = 0,
     preset: Annotated[str, PRESET_OPTION] = "demo",
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what is in the folder and start over.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train all rounds, also where that takes more than 20 minutes.")
+    ] = False,
 ) -> None:
     """Train one model with four volunteers and no server, here and now. Ctrl-C stops; the same command goes on."""
     place = folder or Path("runs") / ("demo" if seed == 0 else f"demo-{seed}")
     if fresh:
         _delete(place)
+    stage = Stage.load(place, seed=seed, command=" ".join(["spikemesh", *sys.argv[1:]]))
+    if full and stage.length is not None and stage.length.shortened:
+        raise SpikemeshError(
+            f"{place} holds a demo of {stage.length.num_rounds} of {stage.length.whole_rounds} rounds, which cannot be "
+            "made longer. `spikemesh demo --fresh --full` starts over, or choose another --folder."
+        )
     if (place / "report.json").exists():
         show_report(place, read_report(place))
         show(f"This demo is complete. `spikemesh demo --fresh --seed {seed}` runs it again.")
         return
     place.mkdir(parents=True, exist_ok=True)
-    stage = Stage.load(place, seed=seed, command=" ".join(["spikemesh", *sys.argv[1:]]))
     stage.save(place)
     for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave volunteers behind
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     try:
-        _run(place, stage, data, preset)
+        _run(place, stage, data, preset, full=full)
     except KeyboardInterrupt:
         show(f"Stopped in order. The same command goes on where this left off (in {place}).")
         raise
 
 
-def _run(place: Path, stage: Stage, data: Path | None, preset: str) -> None:
+def _run(place: Path, stage: Stage, data: Path | None, preset: str, *, full: bool) -> None:
     from spikemesh.cli.demo.baselines import train_baselines
     from spikemesh.cli.demo.verdict import make_report, node_report
 
     founder = RunFolder(place / "volunteer-1")
     if not founder.has_genesis:
         show("Making a run: model, masks, and a start calibrated on the text ...")
-        create_run(founder, data=data, name="demo", preset=preset, seed=stage.seed)
+        with shown_progress() as progress:
+            progress.begin("making the start", 0)
+            create_run(founder, data=data, name="demo", preset=preset, seed=stage.seed)
+    if stage.length is None:
+        stage.length = _fit_to_this_machine(founder, preset, full=full)
+        stage.save(place)
+    show(length_text(stage.length))
     volunteers = [_volunteer(place, number, data, stage.seed) for number in range(NUM_VOLUNTEERS + 1)]
     if not stage.trained:
         with Swarm(volunteers) as swarm:
@@ -86,7 +107,25 @@ def _run(place: Path, stage: Stage, data: Path | None, preset: str) -> None:
         node_report(v.name, v.statistics(), killed=number == KILLED, late=number == LATE)
         for number, v in enumerate(volunteers)
     ]
-    show_report(place, make_report(place, stage, nodes, founder, baselines, data))
+    with shown_progress() as progress:
+        report = make_report(place, stage, nodes, founder, baselines, data, progress)
+    show_report(place, report)
+
+
+def _fit_to_this_machine(founder: RunFolder, preset: str, *, full: bool) -> Length:
+    """Measure a training step. Where all rounds would take too long, rewrite the run for fewer: nobody has it yet."""
+    genesis = founder.genesis()
+    with shown_progress() as progress:
+        progress.begin("measuring a training step", 0)
+        with Store.open(founder.path, create=False) as store:
+            start = read_tensor_file(store.blobs.get(genesis.init_hash))
+        step_s = measure_step_s(genesis, start)
+    recipe = find_preset(preset)[1]
+    work = Work(recipe.num_rounds, recipe.steps_per_round, len(os.sched_getaffinity(0)))
+    length = fit(step_s, work, full=full)
+    rounds = {"num_rounds": length.num_rounds}
+    founder.set_genesis(msgspec.structs.replace(genesis, recipe={**genesis.recipe, **rounds}))
+    return length
 
 
 def _volunteer(place: Path, number: int, data: Path | None, seed: int) -> Volunteer:
@@ -134,14 +173,16 @@ def _train(swarm: Swarm, place: Path, stage: Stage) -> None:
 
 def _start_all(swarm: Swarm, stage: Stage, clock: _Stopwatch) -> None:
     """The founder from its folder, everybody else by the ticket of the one before: any peer's will do."""
-    first, *others = swarm.volunteers[: NUM_VOLUNTEERS + stage.late]
-    first.start(str(first.folder.path))
-    ticket = first.wait_for_ticket()
-    for volunteer in others:
-        volunteer.start(ticket)
-        ticket = volunteer.wait_for_ticket()
+    members = swarm.volunteers[: NUM_VOLUNTEERS + stage.late]
+    ticket = str(members[0].folder.path)
+    with shown_progress() as progress:
+        progress.begin("starting", len(members), "volunteers")
+        for volunteer in members:
+            volunteer.start(ticket)
+            ticket = volunteer.wait_for_ticket()
+            progress.advance(1)
     stage.swarm_seconds = clock.seconds()
-    stage.note(f"{1 + len(others)} volunteers started")
+    stage.note(f"{len(members)} volunteers started")
 
 
 def _disturb(swarm: Swarm, stage: Stage, progress: float) -> None:

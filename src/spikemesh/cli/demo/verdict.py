@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spikemesh import __version__
 from spikemesh.cli.demo.baselines import Baselines
-from spikemesh.cli.demo.report import LossReport, NodeReport, Report, WireReport, write_report
+from spikemesh.cli.demo.report import Length, LossReport, NodeReport, Report, WireReport, write_report
 from spikemesh.cli.demo.stage import Stage
 from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.hardware import hardware
@@ -18,6 +18,7 @@ from spikemesh.codec import decode_record, run_id
 from spikemesh.crdt import Contribution
 from spikemesh.errors import SpikemeshError
 from spikemesh.node import NodeStatistics
+from spikemesh.progress import SILENT, Progress
 from spikemesh.store import Store
 
 if TYPE_CHECKING:
@@ -31,7 +32,13 @@ RATE_WINDOWS = 16
 
 
 def make_report(
-    place: Path, stage: Stage, nodes: Sequence[NodeReport], folder: RunFolder, baselines: Baselines, data: Path | None
+    place: Path,
+    stage: Stage,
+    nodes: Sequence[NodeReport],
+    folder: RunFolder,
+    baselines: Baselines,
+    data: Path | None,
+    progress: Progress = SILENT,
 ) -> Report:
     """Evaluate the merged model in `folder`, count the bytes, write `report.json` and `report.html` into `place`."""
     from spikemesh.snn import generate, weight_densities
@@ -41,6 +48,7 @@ def make_report(
     recipe, corpus = Recipe.from_dict(genesis.recipe), Corpus.load(data)
     model = load_model(folder.model_path, genesis)
     densities = weight_densities(model)
+    progress.begin("writing a sample", 0)
     sample = generate(model, SAMPLE_PROMPT, num_bytes=SAMPLE_BYTES, temperature=SAMPLE_TEMPERATURE, seed=stage.seed)
     swarm_train_seconds = (stage.train_end_s or 0.0) - (stage.train_start_s or 0.0)
     report = Report(
@@ -55,7 +63,7 @@ def make_report(
         steps_per_round=recipe.steps_per_round,
         nodes=nodes,
         digests_equal=len({(node.digest, node.set_digest) for node in nodes}) == 1,
-        loss=_losses(model, corpus, baselines),
+        loss=_losses(model, corpus, baselines, stage.length, progress),
         wire=_wire(folder, genesis.num_coordinates, nodes),
         density=densities.pop("total"),
         density_per_tensor=densities,
@@ -68,6 +76,7 @@ def make_report(
         sample=(SAMPLE_PROMPT + sample).decode(errors="replace"),
         events=stage.events,
         history=stage.history,
+        length=stage.length,
     )
     write_report(place, report)
     return report
@@ -97,15 +106,17 @@ def node_report(name: str, seen: NodeStatistics | None, *, killed: bool, late: b
     )
 
 
-def _losses(model: SpikingLM, corpus: Corpus, baselines: Baselines) -> LossReport:
+def _losses(
+    model: SpikingLM, corpus: Corpus, baselines: Baselines, length: Length | None, progress: Progress
+) -> LossReport:
     from spikemesh.train import bigram_loss, held_out_loss, unigram_loss
 
-    merged, lone, joint = held_out_loss(model, corpus), baselines.lone.loss, baselines.joint.loss
+    merged, lone, joint = held_out_loss(model, corpus, progress), baselines.lone.loss, baselines.joint.loss
     return LossReport(
         merged=merged,
         lone=lone,
         joint=joint,
-        gap_closed=(lone - merged) / (lone - joint),
+        gap_closed=None if length and length.shortened else (lone - merged) / (lone - joint),
         unigram=unigram_loss(corpus),
         bigram=bigram_loss(corpus),
     )

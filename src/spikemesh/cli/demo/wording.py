@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from spikemesh.cli.demo.facts import Check
+from spikemesh.cli.demo.facts import Check, Length, Report, checks
 from spikemesh.cli.readable import bytes_text, duration_text, percent_text
 
 
 def check_text(check: Check) -> str:
     """`bar: at least 0.08 ✓`, with a cross where it does not hold."""
     return f"bar: {bar_text(check)} {'✓' if check.holds else '✗'}"
+
+
+def beside(report: Report, name: str) -> str:
+    """` · bar: at least 0.08 ✓` of the check called `name`; nothing where this report has no such check."""
+    return "".join(f" · {check_text(check)}" for check in checks(report) if check.name == name)
+
+
+def length_text(length: Length) -> str:
+    """What a demo says before it trains."""
+    whole = f"A training step takes {1000 * length.step_s:.0f} ms here"
+    if not length.shortened:
+        return f"{whole}: about {duration_text(length.expected_s)} for all {length.whole_rounds} rounds and baselines."
+    return (
+        f"{whole}: all {length.whole_rounds} rounds and baselines would take about {duration_text(length.whole_s)}, so "
+        f"this demo trains {length.num_rounds} rounds, in about {duration_text(length.expected_s)}; --full trains all."
+    )
+
+
+def shortened_text(length: Length) -> str:
+    """What the report of a shortened run says of it."""
+    return (
+        f"Shortened to {length.num_rounds} of {length.whole_rounds} rounds, as all would have taken about "
+        f"{duration_text(length.whole_s)} here. The baselines are as short, so the losses can be compared with each "
+        "other, and with no other run's. `spikemesh demo --fresh --full` trains all rounds."
+    )
 
 
 def bar_text(check: Check) -> str:
