@@ -1,7 +1,7 @@
 // Compiled once per instruction set, without contraction: each product is rounded before it is added, as torch does it.
 #include "currents.hpp"
 
-#include "vectors.hpp"
+#include "wide16.hpp"
 
 namespace spikemesh::ISA {
 

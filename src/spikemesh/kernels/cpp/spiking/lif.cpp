@@ -2,19 +2,20 @@
 // so the last bit of a potential counts.
 #include "lif.hpp"
 
-#include <type_traits>
-
 #include "spikes.hpp"
 #include "vectors.hpp"
 
 namespace spikemesh::ISA {
 
-constexpr int kVectors = kTileLanes / kWide;
+// Chains of dependent steps that run side by side, so that one need not wait for another's result.
+constexpr int kVectors = 4;
+constexpr int64_t kTileLanes = kVectors * kWide;
+static_assert(kTileLanes <= kMaxTileLanes && kTileLanes % 8 == 0);
 constexpr int64_t kStreamedSize = 8 << 20;  // floats
 
 // ---- which lanes ----------------------------------------------------------------------------------------------------
 
-// Up to sixty-four lanes, and what of them lies together.
+// Up to kTileLanes lanes.
 struct Tile {
     int64_t lane;
     int64_t count;
@@ -32,7 +33,7 @@ INLINE void for_runs(const Lanes& lanes, const Tile& tile, const Visit& visit) {
     }
 }
 
-// Whether all sixty-four lanes share `outer`: the common case, and the fast one.
+// Whether all lanes of a full tile share `outer`: the common case, and the fast one.
 INLINE bool is_run(const Lanes& lanes, const Tile& tile) {
     return tile.count == kTileLanes && tile.lane % lanes.inner_size + kTileLanes <= lanes.inner_size;
 }
@@ -83,34 +84,56 @@ INLINE void store_lanes(const Tile& tile, const Floats* values, float* data) {
 
 // ---- where they lie -------------------------------------------------------------------------------------------------
 
-// The tile's values at every step: four vectors that each move on by `step`.
-template <class Float>
+// A register is filled from `parts` places, one after the other: from two where a batch is half as wide as a register.
+constexpr int64_t kHalf = kWide / 2;
+
+// The tile's values at every step: the places of its registers, that each move on by `step`.
+template <class Float, int parts>
 struct Steps {
-    Float* vector[kVectors];
+    Float* place[kVectors * parts];
     int64_t step;
 };
 
-INLINE bool is_whole(const Lanes& lanes, const Tile& tile) {
-    return tile.count == kTileLanes && (lanes.outer_stride == lanes.inner_size || lanes.inner_size % kWide == 0);
+template <int parts, class Float>
+INLINE Floats read(const Steps<Float, parts>& steps, int i, int64_t t) {
+    const int64_t at = t * steps.step;
+    return parts == 1 ? load(steps.place[i] + at) : load_halves(steps.place[2 * i] + at, steps.place[2 * i + 1] + at);
 }
 
-template <class Float>
-INLINE Steps<Float> in_place(const Lanes& lanes, const Tile& tile, Float* data) {
-    Steps<Float> steps{{}, lanes.step};
-    const int64_t outer = tile.lane / lanes.inner_size, inner = tile.lane % lanes.inner_size;
-    Float* first = data + outer * lanes.outer_stride + inner;
-    const bool together = lanes.outer_stride == lanes.inner_size || inner + kTileLanes <= lanes.inner_size;
-    for (int i = 0; i < kVectors; ++i) {
-        const int64_t lane = tile.lane + i * kWide;
-        steps.vector[i] = together ? first + i * kWide
-                                   : data + lane / lanes.inner_size * lanes.outer_stride + lane % lanes.inner_size;
+template <bool streams, int parts>
+INLINE void write(const Steps<float, parts>& steps, int i, int64_t t, Floats x) {
+    const int64_t at = t * steps.step;
+    if (streams) stream(steps.place[i] + at, x);
+    else if (parts == 1) store(steps.place[i] + at, x);
+    else store_halves(steps.place[2 * i] + at, steps.place[2 * i + 1] + at, x);
+}
+
+// From how many places a tile's registers are filled where it lies; 0: from more, so through scratch.
+INLINE int parts_of(const Lanes& lanes, const Tile& tile) {
+    if (tile.count < kTileLanes) return 0;
+    if (lanes.outer_stride == lanes.inner_size || lanes.inner_size % kWide == 0) return 1;
+    return lanes.inner_size % kHalf == 0 ? 2 : 0;
+}
+
+template <int parts, class Float>
+INLINE Steps<Float, parts> in_place(const Lanes& lanes, const Tile& tile, Float* data) {
+    Steps<Float, parts> steps{{}, lanes.step};
+    if (lanes.outer_stride == lanes.inner_size || is_run(lanes, tile)) {
+        Float* first = data + tile.lane / lanes.inner_size * lanes.outer_stride + tile.lane % lanes.inner_size;
+        for (int i = 0; i < kVectors * parts; ++i) steps.place[i] = first + i * (kWide / parts);
+        return steps;
+    }
+    for (int i = 0; i < kVectors * parts; ++i) {
+        const int64_t lane = tile.lane + i * (kWide / parts);
+        steps.place[i] = data + lane / lanes.inner_size * lanes.outer_stride + lane % lanes.inner_size;
     }
     return steps;
 }
 
-INLINE Steps<float> in_scratch(float* scratch) {
-    Steps<float> steps{{}, kTileLanes};
-    for (int i = 0; i < kVectors; ++i) steps.vector[i] = scratch + i * kWide;
+template <class Float>
+INLINE Steps<Float, 1> in_scratch(Float* scratch) {
+    Steps<Float, 1> steps{{}, kTileLanes};
+    for (int i = 0; i < kVectors; ++i) steps.place[i] = scratch + i * kWide;
     return steps;
 }
 
@@ -164,37 +187,27 @@ INLINE Neurons neurons_of(const Lanes& lanes, const Tile& tile, const float* lea
     return neurons;
 }
 
-template <bool streams>
-INLINE void write(float* data, Floats x) {
-    if (streams) stream(data, x);
-    else store(data, x);
-}
-
-template <bool fires, bool streams>
-INLINE void forward_steps(const Neurons& neurons, int64_t num_steps, const Steps<const float>& x, Floats* v,
-                          const Steps<float>& y) {
+template <bool fires, bool streams, int x_parts, int y_parts>
+INLINE void forward_steps(const Neurons& neurons, int64_t num_steps, const Steps<const float, x_parts>& x, Floats* v,
+                          const Steps<float, y_parts>& y) {
     const Floats zero{}, one = all(1.0f);
     for (int64_t t = 0; t < num_steps; ++t)
         for (int i = 0; i < kVectors; ++i) {
-            const Floats u = load(x.vector[i] + t * x.step) + neurons.leak[i] * v[i];
-            if (fires) {
-                const Ints fired = u >= neurons.threshold[i];
-                write<streams>(y.vector[i] + t * y.step, fired ? one : zero);
-                v[i] = fired ? zero : u;
-            } else {
-                write<streams>(y.vector[i] + t * y.step, u);
-                v[i] = u;
-            }
+            const Floats u = read(x, i, t) + neurons.leak[i] * v[i];
+            const Ints fired = u >= neurons.threshold[i];
+            write<streams>(y, i, t, fires ? fired ? one : zero : u);
+            v[i] = fires ? fired ? zero : u : u;
         }
 }
 
 // The same with the spikes of a step as the bits of one word.
-INLINE void forward_bits(const Neurons& neurons, int64_t num_steps, const Steps<const float>& x, Floats* v, uint64_t* spikes) {
+template <int parts>
+INLINE void forward_bits(const Neurons& neurons, int64_t num_steps, const Steps<const float, parts>& x, Floats* v, uint64_t* spikes) {
     const Floats zero{};
     for (int64_t t = 0; t < num_steps; ++t) {
         uint64_t word = 0;
         for (int i = 0; i < kVectors; ++i) {
-            const Floats u = load(x.vector[i] + t * x.step) + neurons.leak[i] * v[i];
+            const Floats u = read(x, i, t) + neurons.leak[i] * v[i];
             const Ints fired = u >= neurons.threshold[i];
             word |= static_cast<uint64_t>(bits_of(fired)) << (i * kWide);
             v[i] = fired ? zero : u;
@@ -210,55 +223,68 @@ INLINE void or_word(uint8_t* place, uint64_t bits) {
     std::memcpy(place, &word, sizeof word);
 }
 
+INLINE void place_run(const Lanes& lanes, const uint64_t* spikes, int64_t at, int64_t neuron, int64_t row, int64_t count, uint8_t* bits) {
+    const uint64_t kept = count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+    for (int64_t t = 0; t < lanes.num_steps; ++t) {
+        const int64_t token = t * lanes.inner_size + row, shift = token % 64;
+        const uint64_t run = spikes[t] >> at & kept;
+        or_word(bits + place_of(token / 64, neuron, lanes.outer_size), run << shift);
+        if (shift + count > 64) or_word(bits + place_of(token / 64 + 1, neuron, lanes.outer_size), run >> (64 - shift));
+    }
+}
+
+// Eight rows of a batch of eights are a byte.
+INLINE void place_byte(const Lanes& lanes, const uint64_t* spikes, int64_t at, int64_t neuron, int64_t row, uint8_t* bits) {
+    uint8_t* place = bits + neuron * kBlockBytes;
+    for (int64_t t = 0, byte = row / 8; t < lanes.num_steps; ++t, byte += lanes.inner_size / 8)
+        place[byte / kBlockBytes * (lanes.outer_size * kBlockBytes) + byte % kBlockBytes] = static_cast<uint8_t>(spikes[t] >> at);
+}
+
 // Puts a tile's words where its neurons' tokens are.
 INLINE void place_bits(const Lanes& lanes, const Tile& tile, const uint64_t* spikes, uint8_t* bits) {
     for_runs(lanes, tile, [&](int64_t at, int64_t neuron, int64_t row, int64_t count) {
-        const uint64_t kept = count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
-        for (int64_t t = 0; t < lanes.num_steps; ++t) {
-            const int64_t token = t * lanes.inner_size + row, shift = token % 64;
-            const uint64_t run = spikes[t] >> at & kept;
-            or_word(bits + place_of(token / 64, neuron, lanes.outer_size), run << shift);
-            if (shift + count > 64) or_word(bits + place_of(token / 64 + 1, neuron, lanes.outer_size), run >> (64 - shift));
-        }
+        if (lanes.inner_size % 8 != 0) return place_run(lanes, spikes, at, neuron, row, count, bits);
+        for (int64_t first = 0; first < count; first += 8) place_byte(lanes, spikes, at + first, neuron, row + first, bits);
     });
-}
-
-INLINE Steps<const float> readable(const Steps<float>& steps) {
-    Steps<const float> result{{}, steps.step};
-    for (int i = 0; i < kVectors; ++i) result.vector[i] = steps.vector[i];
-    return result;
-}
-
-// Where to read the tile's values: where they lie, or in scratch, copied there.
-INLINE Steps<const float> source(const Lanes& lanes, const Tile& tile, const float* data, float* scratch) {
-    if (is_whole(lanes, tile)) return in_place(lanes, tile, data);
-    gather(lanes, tile, data, scratch);
-    return readable(in_scratch(scratch));
 }
 
 enum class Result { spikes, streamed_spikes, potentials, streamed_potentials, bits };
 
+// One tile from where it lies, or from scratch; results go to `y`, which may be scratch too.
+template <Result result, int parts>
+INLINE void forward_tile(const LifForward& job, const Tile& tile, const Neurons& neurons, const Steps<const float, parts>& x, Floats* v,
+                         const Steps<float, parts>& y, uint64_t* spikes) {
+    constexpr bool fires = result != Result::potentials && result != Result::streamed_potentials;
+    constexpr bool streams = parts == 1 && (result == Result::streamed_spikes || result == Result::streamed_potentials);
+    if (result == Result::bits) {
+        forward_bits(neurons, job.lanes.num_steps, x, v, spikes);
+        place_bits(job.lanes, tile, spikes, job.bits);
+    } else {
+        forward_steps<fires, streams>(neurons, job.lanes.num_steps, x, v, y);
+    }
+}
+
 template <Result result>
 static void forward(const LifForward& job, int64_t first, int64_t last, float* scratch) {
-    constexpr bool fires = result != Result::potentials && result != Result::streamed_potentials;
-    constexpr bool streams = result == Result::streamed_spikes || result == Result::streamed_potentials;
     const Lanes& lanes = job.lanes;
     const int64_t end = last * lanes.inner_size;
+    uint64_t* spikes = reinterpret_cast<uint64_t*>(scratch + kTileLanes * lanes.num_steps);
     for (int64_t lane = first * lanes.inner_size; lane < end; lane += kTileLanes) {
         const Tile tile{lane, end - lane < kTileLanes ? end - lane : kTileLanes};
         const Neurons neurons = neurons_of(lanes, tile, job.leak, job.threshold);
         Floats v[kVectors];
         load_lanes(tile, job.v0, v);
-        const Steps<const float> x = source(lanes, tile, job.x, scratch);
-        if (result == Result::bits) {
-            uint64_t* spikes = reinterpret_cast<uint64_t*>(scratch + kTileLanes * lanes.num_steps);
-            forward_bits(neurons, lanes.num_steps, x, v, spikes);
-            place_bits(lanes, tile, spikes, job.bits);
-        } else if (is_whole(lanes, tile)) {
-            forward_steps<fires, streams>(neurons, lanes.num_steps, x, v, in_place(lanes, tile, job.y));
+        const int parts = parts_of(lanes, tile);
+        if (parts == 1) {
+            forward_tile<result, 1>(job, tile, neurons, in_place<1>(lanes, tile, job.x), v, in_place<1>(lanes, tile, job.y), spikes);
+        } else if (parts == 2) {
+            forward_tile<result, 2>(job, tile, neurons, in_place<2>(lanes, tile, job.x), v, in_place<2>(lanes, tile, job.y), spikes);
         } else {
-            forward_steps<fires, false>(neurons, lanes.num_steps, x, v, in_scratch(scratch));
-            scatter(lanes, tile, scratch, job.y);
+            constexpr Result cached = result == Result::streamed_spikes ? Result::spikes
+                                      : result == Result::streamed_potentials ? Result::potentials : result;
+            gather(lanes, tile, job.x, scratch);
+            forward_tile<cached, 1>(job, tile, neurons, in_scratch<const float>(scratch), v, in_scratch(scratch), spikes);
+            if (result != Result::bits) scatter(lanes, tile, scratch, job.y);
         }
         store_lanes(tile, v, job.v);
     }
@@ -275,34 +301,45 @@ void lif_forward(const LifForward& job, int64_t first, int64_t last, float* scra
 
 // ---- backward -------------------------------------------------------------------------------------------------------
 
+// Vectors of a tile that go through all steps side by side: all that they carry stays in registers.
+constexpr int kPair = 2;
+static_assert(kVectors % kPair == 0);
+
 struct Sums {
     Floats leak[kVectors], threshold[kVectors];
 };
 
 // Steps lie far apart, and more of them are read side by side than the processor fetches ahead by itself.
-constexpr int64_t kAhead = 4 * kTileLanes;
+constexpr int64_t kAhead = 256;
 
-// Vector i of the tile: u[t] again, which forward did not keep.
-template <bool fires, class Count>
-INLINE void recompute(Floats leak, Floats threshold, Count num_steps, const float* x, int64_t x_step, Floats v, float* potentials) {
+struct Surrogate {
+    Floats slope, scale;
+};
+
+// u[t] again, which forward did not keep, of the tile's vectors from `first` on.
+template <bool fires, int parts>
+INLINE void recompute(const Neurons& neurons, int first, int64_t num_steps, const Steps<const float, parts>& x, const Floats* v0,
+                      float* potentials) {
     const Floats zero{};
-#pragma GCC unroll 8
-    for (int64_t t = 0; t < num_steps; ++t) {
-        __builtin_prefetch(x + t * x_step + kAhead);
-        const Floats u = load(x + t * x_step) + leak * v;
-        store(potentials + t * kWide, u);
-        v = fires ? u >= threshold ? zero : u : u;
-    }
+    Floats v[kPair];
+    for (int i = 0; i < kPair; ++i) v[i] = v0[first + i];
+    for (int64_t t = 0; t < num_steps; ++t)
+        for (int i = 0; i < kPair; ++i) {
+            __builtin_prefetch(x.place[(first + i) * parts] + t * x.step + kAhead);
+            const Floats u = read(x, first + i, t) + neurons.leak[first + i] * v[i];
+            store(potentials + (t * kPair + i) * kWide, u);
+            v[i] = fires ? u >= neurons.threshold[first + i] ? zero : u : u;
+        }
 }
 
 // One step of the gradient, latest token first; `carry` comes from the token after it and goes to the one before it.
 template <bool fires>
-INLINE Floats backward_step(Floats u, Floats before, Floats grad, Floats leak, Floats threshold, Floats slope, Floats scale,
+INLINE Floats backward_step(Floats u, Floats before, Floats grad, Floats leak, Floats threshold, const Surrogate& surrogate,
                             Floats& carry, Floats& sum_leak, Floats& sum_threshold) {
     Floats g = grad;
     if (fires) {
-        Floats distance = (u - threshold) * slope;
-        g = grad * (reciprocal(distance * distance + 1.0f) * scale);
+        const Floats distance = (u - threshold) * surrogate.slope;
+        g = grad * (reciprocal(distance * distance + 1.0f) * surrogate.scale);
         sum_threshold -= g;
         g += u >= threshold ? Floats{} : carry;
     } else {
@@ -313,54 +350,42 @@ INLINE Floats backward_step(Floats u, Floats before, Floats grad, Floats leak, F
     return g;
 }
 
-template <bool fires, bool streams, class Count>
-INLINE void backward_steps(Floats leak, Floats threshold, Count num_steps, float sharpness, const float* potentials, Floats v0,
-                           const float* grad_y, int64_t grad_y_step, float* grad_x, int64_t grad_x_step, Floats& carry,
-                           Floats& sum_leak, Floats& sum_threshold) {
-    const Floats slope = all(static_cast<float>(1.57079632679489661923 * static_cast<double>(sharpness)));
-    const Floats scale = all(sharpness / 2), zero{};
-#pragma GCC unroll 8
-    for (int64_t t = num_steps - 1; t >= 0; --t) {
-        __builtin_prefetch(grad_y + t * grad_y_step + kAhead);
-        const float* at = potentials + t * kWide;
-        Floats before = v0;
-        if (t > 0) {
-            before = load(at - kWide);
-            if (fires) before = before >= threshold ? zero : before;
+template <bool fires, bool streams, int parts>
+INLINE void backward_pair(const Neurons& neurons, int first, int64_t num_steps, const Surrogate& surrogate, const float* potentials,
+                          const Floats* v0, const Steps<const float, parts>& grad_y, const Steps<float, parts>& grad_x, Floats* carry,
+                          Sums& sums) {
+    Floats u[kPair], carried[kPair], leak[kPair] = {}, threshold[kPair] = {};
+    for (int i = 0; i < kPair; ++i) {
+        carried[i] = carry[first + i];
+        u[i] = num_steps > 0 ? load(potentials + ((num_steps - 1) * kPair + i) * kWide) : Floats{};
+    }
+    for (int64_t t = num_steps - 1; t >= 0; --t)
+        for (int i = 0; i < kPair; ++i) {
+            __builtin_prefetch(grad_y.place[(first + i) * parts] + t * grad_y.step - kAhead);
+            Floats earlier{}, before = v0[first + i];
+            if (t > 0) {
+                earlier = load(potentials + ((t - 1) * kPair + i) * kWide);
+                before = fires ? earlier >= neurons.threshold[first + i] ? Floats{} : earlier : earlier;
+            }
+            const Floats g = backward_step<fires>(u[i], before, read(grad_y, first + i, t), neurons.leak[first + i],
+                                                  neurons.threshold[first + i], surrogate, carried[i], leak[i], threshold[i]);
+            write<streams>(grad_x, first + i, t, g);
+            u[i] = earlier;
         }
-        const Floats g = backward_step<fires>(load(at), before, load(grad_y + t * grad_y_step), leak, threshold, slope, scale, carry,
-                                              sum_leak, sum_threshold);
-        write<streams>(grad_x + t * grad_x_step, g);
+    for (int i = 0; i < kPair; ++i) {
+        carry[first + i] = carried[i], sums.leak[first + i] = leak[i];
+        if (fires) sums.threshold[first + i] = threshold[i];
     }
 }
 
-// One vector after the other through all steps: what is carried then stays in registers. For a number of steps that the
-// compiler knows, the potentials do too, and loads of later steps do not wait for earlier ones.
-template <bool fires, bool streams, class Count>
-INLINE void backward_vectors(const Neurons& neurons, Count num_steps, float sharpness, float* potentials,
-                          const Steps<const float>& x, const Floats* v0, const Steps<const float>& grad_y, Floats* carry,
-                          const Steps<float>& grad_x, Sums& sums) {
-    for (int i = 0; i < kVectors; ++i) {
-        const Floats leak = neurons.leak[i], threshold = neurons.threshold[i];
-        Floats carried = carry[i], sum_leak{}, sum_threshold{};
-        recompute<fires>(leak, threshold, num_steps, x.vector[i], x.step, v0[i], potentials);
-        backward_steps<fires, streams>(leak, threshold, num_steps, sharpness, potentials, v0[i], grad_y.vector[i], grad_y.step,
-                                       grad_x.vector[i], grad_x.step, carried, sum_leak, sum_threshold);
-        carry[i] = carried, sums.leak[i] = sum_leak, sums.threshold[i] = sum_threshold;
-    }
-}
-
-template <bool fires, bool streams>
+template <bool fires, bool streams, int parts>
 INLINE void backward_tile(const Neurons& neurons, int64_t num_steps, float sharpness, float* potentials,
-                          const Steps<const float>& x, const Floats* v0, const Steps<const float>& grad_y, Floats* carry,
-                          const Steps<float>& grad_x, Sums& sums) {
-    const auto run = [&](auto count) {
-        backward_vectors<fires, streams>(neurons, count, sharpness, potentials, x, v0, grad_y, carry, grad_x, sums);
-    };
-    switch (num_steps) {
-        case 4: return run(std::integral_constant<int64_t, 4>{});
-        case 8: return run(std::integral_constant<int64_t, 8>{});
-        default: return run(num_steps);
+                          const Steps<const float, parts>& x, const Floats* v0, const Steps<const float, parts>& grad_y, Floats* carry,
+                          const Steps<float, parts>& grad_x, Sums& sums) {
+    const Surrogate surrogate{all(static_cast<float>(1.57079632679489661923 * static_cast<double>(sharpness))), all(sharpness / 2)};
+    for (int first = 0; first < kVectors; first += kPair) {
+        recompute<fires>(neurons, first, num_steps, x, v0, potentials);
+        backward_pair<fires, streams>(neurons, first, num_steps, surrogate, potentials, v0, grad_y, grad_x, carry, sums);
     }
 }
 
@@ -372,20 +397,23 @@ static void backward(const LifBackward& job, int64_t first, int64_t last, float*
     float *const potentials = scratch, *const copied_x = scratch + size, *const copied_grad = scratch + 2 * size;
     for (int64_t lane = first * lanes.inner_size; lane < end; lane += kTileLanes) {
         const Tile tile{lane, end - lane < kTileLanes ? end - lane : kTileLanes};
-        const bool whole = is_whole(lanes, tile);
         const Neurons neurons = neurons_of(lanes, tile, job.leak, job.threshold);
         Floats v0[kVectors], carry[kVectors];
         Sums sums;
         load_lanes(tile, job.v0, v0);
         load_lanes(tile, job.grad_v, carry);
-        const Steps<const float> x = source(lanes, tile, job.x, copied_x);
-        const Steps<const float> grad_y = source(lanes, tile, job.grad_y, copied_grad);
-        if (whole) {
-            backward_tile<fires, streams>(neurons, lanes.num_steps, job.sharpness, potentials, x, v0, grad_y, carry,
-                                          in_place(lanes, tile, job.grad_x), sums);
+        const int parts = parts_of(lanes, tile);
+        if (parts == 1) {
+            backward_tile<fires, streams>(neurons, lanes.num_steps, job.sharpness, potentials, in_place<1>(lanes, tile, job.x), v0,
+                                          in_place<1>(lanes, tile, job.grad_y), carry, in_place<1>(lanes, tile, job.grad_x), sums);
+        } else if (parts == 2) {
+            backward_tile<fires, false>(neurons, lanes.num_steps, job.sharpness, potentials, in_place<2>(lanes, tile, job.x), v0,
+                                        in_place<2>(lanes, tile, job.grad_y), carry, in_place<2>(lanes, tile, job.grad_x), sums);
         } else {
-            backward_tile<fires, false>(neurons, lanes.num_steps, job.sharpness, potentials, x, v0, grad_y, carry,
-                                        in_scratch(copied_grad), sums);
+            gather(lanes, tile, job.x, copied_x);
+            gather(lanes, tile, job.grad_y, copied_grad);
+            backward_tile<fires, false>(neurons, lanes.num_steps, job.sharpness, potentials, in_scratch<const float>(copied_x), v0,
+                                        in_scratch<const float>(copied_grad), carry, in_scratch(copied_grad), sums);
             scatter(lanes, tile, copied_grad, job.grad_x);
         }
         if (job.grad_v0) store_lanes(tile, carry, job.grad_v0);

@@ -1,7 +1,7 @@
 // Leaky membranes along the token axis, forward and backward; snn/functional.py has the equations.
 //
-// A *lane* is one neuron in one batch row: its potential is a chain of dependent steps. Sixty-four lanes, a *tile*, are
-// worked on at a time with their potentials in registers. There are two memory layouts:
+// A *lane* is one neuron in one batch row: its potential is a chain of dependent steps. A few registers full of lanes, a *tile*,
+// are worked on at a time. There are two memory layouts:
 //   time-major     [L, B, N]: at one step the lanes are the neurons, row by row of the batch
 //   feature-major  [N, L, B]: at one step the lanes are the batch, neuron by neuron
 // In both, lane = outer * inner_size + inner lies at outer * outer_stride + inner + token * step.
@@ -18,7 +18,7 @@ struct Lanes {
     bool neurons_inside;         // time-major; else the neurons are outside
 };
 
-constexpr int64_t kTileLanes = 64;
+constexpr int64_t kMaxTileLanes = 64;
 
 // v0 null: at rest. Threshold null: nothing fires, and y is the potential. Bits, if not null, take the spikes instead of y (spikes.hpp); they
 // are zero before, and the layout is feature-major.
@@ -38,7 +38,7 @@ struct LifBackward {
 };
 
 // Floats of scratch for one call: backward keeps a tile's potentials; what does not lie in whole vectors is copied.
-inline int64_t lif_scratch(const Lanes& lanes) { return 3 * kTileLanes * lanes.num_steps; }
+inline int64_t lif_scratch(const Lanes& lanes) { return 3 * kMaxTileLanes * lanes.num_steps; }
 
 // The lanes of outer first..last. The gradients of leak and threshold are added to [N] doubles.
 #define SPIKEMESH_DECLARE(isa)                                                                                       \

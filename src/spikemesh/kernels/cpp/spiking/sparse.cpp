@@ -1,238 +1,216 @@
 // Compiled once per instruction set. Every sum over synapses is in their order, so where inputs are spikes the results are
-// the same bits on all of them.
+// the same bits on all of them: times one or zero is exact, with fused multiply-add or without.
 #include "sparse.hpp"
 
 #include "vectors.hpp"
 
 namespace spikemesh::ISA {
 
+// Tokens whose sums of one row are made at once, a register each; what else is needed fits beside them.
+constexpr int kSums = kRegisters == 32 && kWide == 4 ? 16 : 8;
+constexpr int64_t kPassTokens = kSums * kWide;
+static_assert(kTileTokens % kPassTokens == 0 && kMaxPassTokens % kPassTokens == 0);
+
 // ---- bits -----------------------------------------------------------------------------------------------------------
-
-#if defined(__AVX512F__)
-
-// sum + x in the lanes whose bit is one.
-INLINE Floats add_where(Floats sum, const uint8_t* bits, Floats x) {
-    uint16_t mask;
-    std::memcpy(&mask, bits, sizeof mask);
-    return (Floats)_mm512_mask_add_ps((__m512)sum, mask, (__m512)sum, (__m512)x);
-}
-
-#else
-
-// For each byte the masks of eight lanes: one load, where the processor has no masks of its own.
-struct ByteMasks {
-    alignas(64) int32_t lanes[256][8];
-    constexpr ByteMasks() : lanes() {
-        for (int byte = 0; byte < 256; ++byte)
-            for (int l = 0; l < 8; ++l) lanes[byte][l] = byte >> l & 1 ? -1 : 0;
-    }
-};
-static constexpr ByteMasks kByteMasks;
-
-INLINE Floats add_where(Floats sum, const uint8_t* bits, Floats x) {
-    Ints mask;
-    std::memcpy(&mask, kByteMasks.lanes[bits[0]], 32);
-    std::memcpy(reinterpret_cast<char*>(&mask) + 32, kByteMasks.lanes[bits[1]], 32);
-    return sum + (Floats)((Ints)x & mask);
-}
-
-#endif
 
 bool pack_spikes(const float* x, int64_t num_tokens, Range range, int64_t feature, int64_t num_features, uint8_t* bits) {
     Ints others{};
-    const auto pack = [&](Floats v) {
-        others |= (v != 0.0f) & (v != 1.0f);
-        return bits_of(v != 0.0f);
-    };
     for (int64_t f = range.first; f < range.last; ++f)
         for (int64_t block = 0; block < num_blocks(num_tokens); ++block) {
             const float* from = x + f * num_tokens + block * kBlockTokens;
-            uint16_t packed[kBlockTokens / kWide] = {};
+            uint64_t packed[kBlockWords] = {};
             const int64_t rest = num_tokens - block * kBlockTokens, count = rest < kBlockTokens ? rest : kBlockTokens;
             for (int64_t at = 0; at < count; at += kWide) {
-                Floats v{};
-                if (count - at >= kWide) v = load(from + at);
-                else std::memcpy(&v, from + at, static_cast<size_t>(count - at) * sizeof(float));
-                packed[at / kWide] = pack(v);
+                const Floats v = load_some(from + at, count - at);
+                others |= (v != 0.0f) & (v != 1.0f);
+                packed[at / 64] |= static_cast<uint64_t>(bits_of(v != 0.0f)) << at % 64;
             }
             const int64_t to = feature + f - range.first;
             std::memcpy(bits + (block * num_features + to) * kBlockBytes, packed, sizeof packed);
         }
-    int32_t any = 0;
-    for (int l = 0; l < kWide; ++l) any |= others[l];
-    return any == 0;
+    return bits_of(others) == 0;
 }
+
+// ---- what synapses read ---------------------------------------------------------------------------------------------
+
+// Some inputs, and some tokens.
+struct Part {
+    Range inputs;
+    int64_t token, count;
+};
+
+// `num_vectors` registers full of tokens of each input, brought together, with zeros behind the last token.
+template <int num_vectors>
+struct Tile {
+    static constexpr int vectors = num_vectors;
+    const float* data;  // of input 0, were it there
+    const float* of(int64_t input) const { return data + input * (vectors * kWide); }
+    static Floats add(Floats sum, Floats w, const float* from, int v) { return sum + w * load(from + v * kWide); }
+
+    static Tile fill(const Activations& from, int64_t num_inputs, const Part& part, float* to) {
+        const Tile tile{to - part.inputs.first * (vectors * kWide)};
+        for (int64_t i = part.inputs.first; i < part.inputs.last; ++i, to += vectors * kWide) {
+            if (from.bits) {
+                const uint8_t* bits = from.bits + place_of(part.token / 64, i, num_inputs) + part.token % 64 / 8;
+                for (int v = 0; v < vectors; ++v) store(to + v * kWide, ones_where(bits, v));
+            } else if (const float* x = from.x + i * from.num_tokens + part.token; part.count >= vectors * kWide) {
+                for (int v = 0; v < vectors; ++v) store(to + v * kWide, load(x + v * kWide));
+            } else {
+                std::memset(to, 0, vectors * kWide * sizeof(float));
+                std::memcpy(to, x, static_cast<size_t>(part.count) * sizeof(float));
+            }
+        }
+        return tile;
+    }
+};
+
+#if defined(__AVX512F__)
+
+// Spikes as they are: with masks, adding a weight where an input fired takes no tile.
+template <int num_vectors>
+struct Fired {
+    static constexpr int vectors = num_vectors;
+    const uint8_t* data;
+    const uint8_t* of(int64_t input) const { return data + input * kBlockBytes; }
+    static Floats add(Floats sum, Floats w, const uint8_t* from, int v) {
+        uint16_t mask;
+        std::memcpy(&mask, from + 2 * v, sizeof mask);
+        return (Floats)_mm512_mask_add_ps((__m512)sum, mask, (__m512)sum, (__m512)w);
+    }
+};
+
+#endif
 
 // ---- forward, and the gradient of the input -------------------------------------------------------------------------
 
-// Where the sum ends that an input belongs to.
-INLINE int64_t sum_end(int64_t input) { return (input / kSumInputs + 1) * kSumInputs; }
-
-// `count` tokens of a row's sums.
-template <int vectors>
-INLINE void store_row(const Floats* sums, int64_t count, float* y) {
-    if (count == vectors * kWide) {
-        for (int v = 0; v < vectors; ++v) store(y + v * kWide, sums[v]);
-    } else {
-        std::memcpy(y, sums, static_cast<size_t>(count) * sizeof(float));
+// What the synapses from s to `end` bring.
+template <class Inputs>
+INLINE void sum(const Synapses& synapses, int64_t s, int64_t end, const Inputs& inputs, Floats* sums) {
+    for (int v = 0; v < Inputs::vectors; ++v) sums[v] = Floats{};
+    for (; s < end; ++s) {
+        const auto from = inputs.of(synapses.inputs[s]);
+        const Floats w = all(synapses.values[s]);
+        for (int v = 0; v < Inputs::vectors; ++v) sums[v] = Inputs::add(sums[v], w, from, v);
     }
 }
 
-template <int vectors>
-static void multiply_spikes_by(const Synapses& synapses, const uint8_t* bits, int64_t num_tokens, int64_t count, Range range,
-                               float* y) {
-    for (int64_t row = range.first; row < range.last; ++row) {
-        Floats sums[vectors] = {};
-        const int64_t end = synapses.starts[row + 1];
-        for (int64_t s = synapses.starts[row]; s < end;) {
-            const int64_t limit = sum_end(synapses.inputs[s]);
-            Floats part[vectors] = {};
-            do {
-                const uint8_t* fired = bits + synapses.inputs[s] * kBlockBytes;
-                const Floats w = all(synapses.values[s]);
-                for (int v = 0; v < vectors; ++v) part[v] = add_where(part[v], fired + 2 * v, w);
-            } while (++s < end && synapses.inputs[s] < limit);
-            for (int v = 0; v < vectors; ++v) sums[v] += part[v];
+// y of all rows for the tokens of one part; what earlier parts brought is there already.
+template <class Inputs>
+static void multiply_part(const Synapses& synapses, const Inputs& inputs, const Part& part, int64_t num_tokens, float* y) {
+    constexpr int vectors = Inputs::vectors;
+    const int64_t first = part.inputs.first / kSumInputs, last = num_sums(part.inputs.last);
+    const size_t size = static_cast<size_t>(part.count) * sizeof(float);
+    float padded[vectors * kWide] = {};
+    for (int64_t row = 0; row < synapses.num_rows; ++row) {
+        float *const result = y + row * num_tokens + part.token, *const to = part.count < vectors * kWide ? padded : result;
+        if (to != result && first > 0) std::memcpy(to, result, size);
+        const int32_t* bounds = synapses.bounds + row * synapses.num_sums;
+        for (int64_t k = first; k < last; ++k) {
+            Floats sums[vectors];
+            sum(synapses, bounds[k], bounds[k + 1], inputs, sums);
+            for (int v = 0; v < vectors; ++v) store(to + v * kWide, k == 0 ? sums[v] : load(to + v * kWide) + sums[v]);
         }
-        store_row<vectors>(sums, count, y + row * num_tokens);
-    }
-}
-
-void multiply_spikes(const Synapses& synapses, const uint8_t* bits, int64_t num_features, int64_t num_tokens, int64_t block,
-                     Range range, float* y) {
-    const int64_t rest = num_tokens - block * kBlockTokens, count = rest < kBlockTokens ? rest : kBlockTokens;
-    const auto by = count <= kWide       ? multiply_spikes_by<1>
-                    : count <= 2 * kWide ? multiply_spikes_by<2>
-                    : count <= 4 * kWide ? multiply_spikes_by<4>
-                    : count <= 8 * kWide ? multiply_spikes_by<8>
-                                         : multiply_spikes_by<16>;
-    by(synapses, bits + block * num_features * kBlockBytes, num_tokens, count, range, y + block * kBlockTokens);
-}
-
-// Brings the tokens of some features together: in x they lie apart, often by a power of two, which a cache takes for the
-// same place.
-template <int vectors>
-INLINE void fill_tile(const float* x, Range features, int64_t num_tokens, int64_t count, float* tile) {
-    for (int64_t f = features.first; f < features.last; ++f, tile += vectors * kWide) {
-        Floats v[vectors] = {};
-        std::memcpy(v, x + f * num_tokens, static_cast<size_t>(count) * sizeof(float));
-        for (int i = 0; i < vectors; ++i) store(tile + i * kWide, v[i]);
-    }
-}
-
-// Adds what the features of one tile send to a row; `s` moves on to the row's first synapse with a later one.
-template <int vectors>
-INLINE void add_tile(const Synapses& synapses, int64_t row, Range features, const float* tile, int64_t& s, Floats* sums) {
-    const int64_t end = synapses.starts[row + 1];
-    while (s < end && synapses.inputs[s] < features.last) {
-        const int64_t limit = sum_end(synapses.inputs[s]);
-        Floats part[vectors] = {};
-        do {
-            const float* from = tile + (synapses.inputs[s] - features.first) * vectors * kWide;
-            const Floats w = all(synapses.values[s]);
-            for (int v = 0; v < vectors; ++v) part[v] += w * load(from + v * kWide);
-        } while (++s < end && synapses.inputs[s] < limit);
-        for (int v = 0; v < vectors; ++v) sums[v] += part[v];
+        if (to != result) std::memcpy(result, to, size);
     }
 }
 
 template <int vectors>
-static void multiply_by(const Synapses& synapses, const float* x, int64_t num_features, int64_t num_rows, int64_t num_tokens,
-                        int64_t count, float* y, float* tile, int64_t* next) {
-    std::memcpy(next, synapses.starts, static_cast<size_t>(num_rows) * sizeof(int64_t));
-    for (int64_t first = 0; first == 0 || first < num_features; first += kTileFeatures) {  // once even if there are none
-        const Range features{first, first + kTileFeatures < num_features ? first + kTileFeatures : num_features};
-        fill_tile<vectors>(x, features, num_tokens, count, tile);
-        for (int64_t row = 0; row < num_rows; ++row) {
-            Floats sums[vectors] = {};
-            if (first > 0) std::memcpy(sums, y + row * num_tokens, static_cast<size_t>(count) * sizeof(float));
-            add_tile<vectors>(synapses, row, features, tile, next[row], sums);
-            store_row<vectors>(sums, count, y + row * num_tokens);
-        }
+static void multiply_tiles(const Synapses& synapses, const Activations& from, int64_t token, int64_t count, float* y, float* data) {
+    for (int64_t first = 0; first == 0 || first < synapses.num_inputs; first += kTileInputs) {  // once even if there are none
+        const int64_t rest = synapses.num_inputs - first;
+        const Part part{{first, first + (rest < kTileInputs ? rest : kTileInputs)}, token, count};
+        multiply_part(synapses, Tile<vectors>::fill(from, synapses.num_inputs, part, data), part, from.num_tokens, y);
     }
 }
 
-void multiply(const Synapses& synapses, const float* x, int64_t num_features, int64_t num_rows, int64_t num_tokens,
-              Range tokens, float* y, float* tile, int64_t* next) {
-    const int64_t count = tokens.size();
-    const auto by = count <= kWide ? multiply_by<1> : count <= 2 * kWide ? multiply_by<2> : multiply_by<4>;
-    by(synapses, x + tokens.first, num_features, num_rows, num_tokens, count, y + tokens.first, tile, next);
+// Calls work(token, count) for passes of at most `pass` tokens.
+template <class Work>
+INLINE void for_passes(Range tokens, int64_t pass, const Work& work) {
+    for (int64_t token = tokens.first; token < tokens.last; token += pass)
+        work(token, tokens.last - token < pass ? tokens.last - token : pass);
+}
+
+void multiply(const Synapses& synapses, const Activations& from, Range tokens, float* y, float* tile) {
+#if defined(__AVX512F__)
+    if (from.bits)
+        return for_passes(tokens, kBlockTokens, [&](int64_t token, int64_t count) {
+            const uint8_t* bits = from.bits + place_of(token / 64, 0, synapses.num_inputs);
+            const Part part{{0, synapses.num_inputs}, token, count};
+            if (count <= kBlockTokens / 8) multiply_part(synapses, Fired<2>{bits}, part, from.num_tokens, y);
+            else if (count <= kBlockTokens / 2) multiply_part(synapses, Fired<8>{bits}, part, from.num_tokens, y);
+            else multiply_part(synapses, Fired<16>{bits}, part, from.num_tokens, y);
+        });
+#endif
+    for_passes(tokens, kPassTokens, [&](int64_t token, int64_t count) {
+        const auto by = count <= kPassTokens / 8   ? multiply_tiles<kSums / 8>
+                        : count <= kPassTokens / 2 ? multiply_tiles<kSums / 2>
+                                                   : multiply_tiles<kSums>;
+        by(synapses, from, token, count, y, tile);
+    });
 }
 
 // ---- the gradient of the synapses -----------------------------------------------------------------------------------
 
-constexpr int64_t kPartBlocks = 4;  // blocks whose sums are made at once: 1,024 tokens
+constexpr int kGroup = 8;  // synapses at a time, with a register for each sum
 
-// `group` synapses of one row at a time, so that its gradient is loaded once for all of them.
-template <int group>
-INLINE void correlate_group(const int32_t* inputs, const float* grad, int64_t num_vectors, const uint8_t* bits,
-                            int64_t block_stride, float* grad_values) {
-    Floats sums[group] = {};
-    for (int64_t done = 0; done < num_vectors; done += kBlockTokens / kWide, bits += block_stride) {
-        const int64_t rest = num_vectors - done, count = rest < kBlockTokens / kWide ? rest : kBlockTokens / kWide;
-        const uint8_t* fired[group];
-        for (int g = 0; g < group; ++g) fired[g] = bits + inputs[g] * kBlockBytes;
-        for (int64_t v = 0; v < count; ++v) {
-            const Floats d = load(grad + (done + v) * kWide);
-            for (int g = 0; g < group; ++g) sums[g] = add_where(sums[g], fired[g] + 2 * v, d);
-        }
+// Adds to the gradients of eight synapses of one row, of which `count` are there, what a part's tokens bring.
+template <class Inputs>
+INLINE void correlate_group(const Inputs& inputs, const int32_t* columns, int64_t count, const float* grad, float* grad_values) {
+    decltype(inputs.of(0)) from[kGroup];
+    for (int g = 0; g < kGroup; ++g) from[g] = inputs.of(columns[g < count ? g : 0]);
+    Floats sums[kGroup] = {};
+#pragma GCC unroll 16
+    for (int v = 0; v < Inputs::vectors; ++v) {
+        const Floats d = load(grad + v * kWide);
+        for (int g = 0; g < kGroup; ++g) sums[g] = Inputs::add(sums[g], d, from[g], v);
     }
-    for (int g = 0; g < group; ++g) grad_values[g] += total_of(sums[g]);
+    float totals[kGroup];
+    for (int g = 0; g < kGroup; g += 4) {
+        const Four four = totals_of(sums + g);
+        std::memcpy(totals + g, &four, sizeof four);
+    }
+    for (int64_t g = 0; g < count; ++g) grad_values[g] += totals[g];
 }
 
-INLINE void correlate_row(const Synapses& synapses, int64_t row, const float* grad, int64_t num_vectors, const uint8_t* bits,
-                          int64_t block_stride, float* grad_values) {
-    int64_t s = synapses.starts[row];
-    const int64_t end = synapses.starts[row + 1];
-    for (; s + 8 <= end; s += 8)
-        correlate_group<8>(synapses.inputs + s, grad, num_vectors, bits, block_stride, grad_values + s);
-    for (; s + 2 <= end; s += 2)
-        correlate_group<2>(synapses.inputs + s, grad, num_vectors, bits, block_stride, grad_values + s);
-    if (s < end) correlate_group<1>(synapses.inputs + s, grad, num_vectors, bits, block_stride, grad_values + s);
-}
-
-void correlate_spikes(const Synapses& synapses, const float* grad_y, const uint8_t* bits, int64_t num_features,
-                      int64_t num_tokens, Range range, float* grad_values) {
-    constexpr int64_t part_tokens = kPartBlocks * kBlockTokens;
-    const int64_t first = synapses.starts[range.first], last = synapses.starts[range.last];
-    std::memset(grad_values + first, 0, static_cast<size_t>(last - first) * sizeof(float));
-    for (int64_t token = 0; token < num_tokens; token += part_tokens) {
-        const int64_t rest = num_tokens - token, count = rest < part_tokens ? rest : part_tokens;
-        const uint8_t* part = bits + token / kBlockTokens * num_features * kBlockBytes;
-        for (int64_t row = range.first; row < range.last; ++row) {
-            const float* grad = grad_y + row * num_tokens + token;
-            float padded[part_tokens];
-            if (count % kWide != 0) {
-                const int64_t whole = count / kWide * kWide;
-                std::memcpy(padded, grad, static_cast<size_t>(count) * sizeof(float));
-                std::memset(padded + count, 0, static_cast<size_t>(whole + kWide - count) * sizeof(float));
-                grad = padded;
-            }
-            correlate_row(synapses, row, grad, (count + kWide - 1) / kWide, part, num_features * kBlockBytes, grad_values);
+template <class Inputs>
+static void correlate_part(const Synapses& synapses, const Inputs& inputs, const Part& part, const float* grad_y,
+                           int64_t num_tokens, Range rows, float* grad_values) {
+    float padded[Inputs::vectors * kWide] = {};
+    for (int64_t row = rows.first; row < rows.last; ++row) {
+        const float* grad = grad_y + row * num_tokens + part.token;
+        if (part.count < Inputs::vectors * kWide) {
+            std::memcpy(padded, grad, static_cast<size_t>(part.count) * sizeof(float));
+            grad = padded;
         }
+        const int32_t* bounds = synapses.bounds + row * synapses.num_sums;
+        int64_t s = bounds[part.inputs.first / kSumInputs];
+        const int64_t end = bounds[num_sums(part.inputs.last)];
+        for (; s + kGroup <= end; s += kGroup) correlate_group(inputs, synapses.inputs + s, kGroup, grad, grad_values + s);
+        if (s < end) correlate_group(inputs, synapses.inputs + s, end - s, grad, grad_values + s);
     }
 }
 
-void correlate(const Synapses& synapses, const float* grad_y, const float* x, int64_t num_tokens, Range range,
-               float* grad_values) {
-    constexpr int vectors = 4;
-    constexpr int64_t width = vectors * kWide;
-    for (int64_t row = range.first; row < range.last; ++row)
-        for (int64_t s = synapses.starts[row]; s < synapses.starts[row + 1]; ++s) {
-            const float *d = grad_y + row * num_tokens, *from = x + synapses.inputs[s] * num_tokens;
-            Floats sums[vectors] = {};
-            int64_t token = 0;
-            for (; token + width <= num_tokens; token += width)
-                for (int v = 0; v < vectors; ++v) sums[v] += load(d + token + v * kWide) * load(from + token + v * kWide);
-            for (; token < num_tokens; token += kWide) {
-                Floats a{}, b{};
-                const int64_t rest = num_tokens - token, count = rest < kWide ? rest : kWide;
-                std::memcpy(&a, d + token, static_cast<size_t>(count) * sizeof(float));
-                std::memcpy(&b, from + token, static_cast<size_t>(count) * sizeof(float));
-                sums[0] += a * b;
-            }
-            grad_values[s] = total_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+void correlate(const Synapses& synapses, const Activations& from, const float* grad_y, Range rows, float* grad_values,
+               float* data) {
+    const int64_t first_synapse = synapses.bounds[rows.first * synapses.num_sums];
+    const int64_t last_synapse = synapses.bounds[rows.last * synapses.num_sums];
+    std::memset(grad_values + first_synapse, 0, static_cast<size_t>(last_synapse - first_synapse) * sizeof(float));
+    const Range tokens{0, from.num_tokens};
+#if defined(__AVX512F__)
+    if (from.bits)
+        return for_passes(tokens, kBlockTokens, [&](int64_t token, int64_t count) {
+            const Fired<16> fired{from.bits + place_of(token / 64, 0, synapses.num_inputs)};
+            correlate_part(synapses, fired, {{0, synapses.num_inputs}, token, count}, grad_y, from.num_tokens, rows, grad_values);
+        });
+#endif
+    for_passes(tokens, kPassTokens, [&](int64_t token, int64_t count) {
+        for (int64_t first = 0; first < synapses.num_inputs; first += kTileInputs) {
+            const int64_t rest = synapses.num_inputs - first;
+            const Part part{{first, first + (rest < kTileInputs ? rest : kTileInputs)}, token, count};
+            const auto tile = Tile<kSums>::fill(from, synapses.num_inputs, part, data);
+            correlate_part(synapses, tile, part, grad_y, from.num_tokens, rows, grad_values);
         }
+    });
 }
 
 }  // namespace spikemesh::ISA

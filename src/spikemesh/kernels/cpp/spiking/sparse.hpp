@@ -1,7 +1,9 @@
 // A matrix of synapses times activations in feature-major layout, [features, tokens]: each synapse is one vector operation
-// over the tokens. Synapses lie row by row (CSR): row r has those from starts[r] to starts[r + 1], each with its input.
+// over the tokens. Activations are floats, or spikes as bits (spikes.hpp).
 //
-// Spikes are bits (spikes.hpp): adding a weight where its input fired is one instruction for sixteen tokens.
+// A few tokens of many inputs are brought together in a *tile*, spikes as zeros and ones: in place, rows of tokens lie apart,
+// often by a power of two, which a cache takes for the same place. The tile stays in the second level of the cache, and as many
+// sums as there are registers for stay in these while the synapses of a row run by.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,43 +12,51 @@
 
 namespace spikemesh {
 
-constexpr int64_t kTileTokens = 64;      // of `multiply`: tokens and features that it works on at once,
-constexpr int64_t kTileFeatures = 1920;  // half a megabyte, for the second level of the cache
+constexpr int64_t kTileTokens = 256;     // that one call of `multiply` is given
+constexpr int64_t kMaxPassTokens = 128;  // that lie in a tile at once: fewer where registers are
+constexpr int64_t kTileInputs = 960;     // a quarter of a megabyte on AVX2
 
 // Inputs are summed 192 at a time, and these sums are added up: less rounding than one long sum, and what a dense product
 // does on common processors (MKL's sgemm on AVX2 to the bit). Neurons are sensitive: a last bit can be a spike.
 constexpr int64_t kSumInputs = 192;
-static_assert(kTileFeatures % kSumInputs == 0);
+static_assert(kTileInputs % kSumInputs == 0);
 
-struct Synapses {
-    const int64_t* starts;
-    const int32_t* inputs;
-    const float* values;
-};
+inline int64_t num_sums(int64_t num_inputs) { return num_inputs == 0 ? 1 : (num_inputs + kSumInputs - 1) / kSumInputs; }
 
 struct Range {
     int64_t first, last;
     int64_t size() const { return last - first; }
 };
 
-// pack_spikes       the features of x [., T] in `range`, to those from `feature` on of bits [blocks, F, 32]; false if there is
-//                   anything but 0 and 1
-// multiply_spikes   y [R, T] = synapses * spikes, for the rows in `range` and the tokens of one block
-// multiply          the same with any x [F, T], for all rows and at most 64 tokens; scratch: a tile and `next` [R]
-// correlate_spikes  grad_values[s] = sum over tokens of grad_y[row of s] where its input fired, for the rows in `range`
-// correlate         the same with any x [F, T]
-#define SPIKEMESH_DECLARE(isa)                                                                                           \
-    namespace isa {                                                                                                      \
-    bool pack_spikes(const float* x, int64_t num_tokens, Range range, int64_t feature, int64_t num_features,             \
-                     uint8_t* bits);                                                                                     \
-    void multiply_spikes(const Synapses& synapses, const uint8_t* bits, int64_t num_features, int64_t num_tokens,        \
-                         int64_t block, Range range, float* y);                                                          \
-    void multiply(const Synapses& synapses, const float* x, int64_t num_features, int64_t num_rows, int64_t num_tokens,  \
-                  Range tokens, float* y, float* tile, int64_t* next);                                                   \
-    void correlate_spikes(const Synapses& synapses, const float* grad_y, const uint8_t* bits, int64_t num_features,      \
-                          int64_t num_tokens, Range range, float* grad_values);                                          \
-    void correlate(const Synapses& synapses, const float* grad_y, const float* x, int64_t num_tokens, Range range,       \
-                   float* grad_values);                                                                                  \
+// The synapses of sum k of row r are bounds[r * num_sums + k] to the next bound, each with its input, in order.
+struct Synapses {
+    int64_t num_inputs, num_rows, num_sums;
+    const int32_t* bounds;
+    const int32_t* inputs;
+    const float* values;
+};
+
+// What the synapses read: spikes where there are `bits`, else x [inputs, tokens].
+struct Activations {
+    int64_t num_tokens;
+    const float* x;
+    const uint8_t* bits;
+};
+
+// Floats of scratch for one call of `multiply` or `correlate`.
+inline int64_t tile_size(int64_t num_inputs) { return kMaxPassTokens * (num_inputs < kTileInputs ? num_inputs : kTileInputs); }
+
+// pack_spikes  the features of x [., T] in `range`, to those from `feature` on of bits [blocks, F, 32]; false if there is
+//              anything but 0 and 1
+// multiply     y [R, T] = synapses * activations, for the tokens in `tokens`, which begin at a multiple of kTileTokens
+// correlate    grad_values[s] = sum over tokens of grad_y [R, T] at the row of s times its input, for the rows in `rows`
+#define SPIKEMESH_DECLARE(isa)                                                                                            \
+    namespace isa {                                                                                                       \
+    bool pack_spikes(const float* x, int64_t num_tokens, Range range, int64_t feature, int64_t num_features,              \
+                     uint8_t* bits);                                                                                      \
+    void multiply(const Synapses& synapses, const Activations& from, Range tokens, float* y, float* tile);                \
+    void correlate(const Synapses& synapses, const Activations& from, const float* grad_y, Range rows, float* grad_values, \
+                   float* tile);                                                                                          \
     }
 SPIKEMESH_DECLARE(generic)
 SPIKEMESH_DECLARE(avx2)
