@@ -68,7 +68,7 @@ class Report:
         self.instruction_set = instruction_set
         self._limits = dict(limits or {})
         self._arguments = list(sys.argv[1:] if arguments is None else arguments)
-        self._lines: list[dict[str, object]] = []
+        self.lines: list[dict[str, object]] = []
         self.arguments = parser.parse_args(self._arguments)
 
     def at_most(self, name: str, value: float, unit: str, *, bar: float, against: str) -> None:
@@ -92,7 +92,7 @@ class Report:
             RESULTS.mkdir(exist_ok=True)
             name = self._script if self.instruction_set is None else f"{self._script}.{self.instruction_set}"
             (RESULTS / f"{name}.json").write_text(json.dumps(self._document(), indent=1) + "\n")
-        return 0 if all(line["holds"] for line in self._lines) else 1
+        return 0 if all(line["holds"] for line in self.lines) else 1
 
     def _add(
         self, name: str, value: float | str | Spread, unit: str, bar: float | None, holds: bool, against: str
@@ -104,7 +104,7 @@ class Report:
             line["spread"] = [_rounded(value.least), _rounded(value.most)]
         if self.instruction_set is not None:
             line["set"] = self.instruction_set
-        self._lines.append(line)
+        self.lines.append(line)
         print(json.dumps(line), flush=True)
 
     def _document(self) -> dict[str, object]:
@@ -113,7 +113,7 @@ class Report:
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
             **({} if self.instruction_set is None else {"set": self.instruction_set, "limits": self._limits}),
             "hardware": msgspec.to_builtins(hardware()) | {"numpy": importlib.metadata.version("numpy")},
-            "results": self._lines,
+            "results": self.lines,
         }
 
 

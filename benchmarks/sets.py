@@ -15,8 +15,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,11 +56,13 @@ def per_set(script: str, parser: argparse.ArgumentParser, measure: Callable[[Rep
         report = Report(script, parser=parser, instruction_set=inside, limits=limits_of(inside, os.environ.get))
         check_limits(inside)
         measure(report)
+        tell_fallen(Path(script).stem, inside, report.lines)
         return report.finish()
     arguments = Report(script, parser=parser).arguments
     names = (arguments.set,) if arguments.set else INSTRUCTION_SETS
     codes = []
     for name in names:
+        print(f"{Path(script).stem}: {name}", file=sys.stderr, flush=True)
         words = sys.argv[1:] if arguments.set else [*sys.argv[1:], "--set", name]
         codes.append(subprocess.run([sys.executable, script, *words], env=environment_of(name)).returncode)
     tell_kept(Path(script).stem, names)
@@ -111,3 +114,18 @@ def tell_kept(stem: str, measured: Collection[str]) -> None:
         if document["set"] not in measured:
             where = f"{document['date']} on {document['hardware']['cpu']}"
             print(f"{stem}: {document['set']} was not measured; its results are those of {where}", file=sys.stderr)
+
+
+def tell_fallen(stem: str, name: str, measured: Collection[Mapping[str, Any]]) -> None:
+    """Name the ratios that are lower than what is committed by more than the spread of their pairs."""
+    path = RESULTS / f"{stem}.{name}.json"
+    if not path.exists():
+        return
+    document = json.loads(path.read_text())
+    before = {line["name"]: line["value"] for line in document["results"]}
+    where = f"{document['date']} on {document['hardware']['cpu']}"
+    for line in measured:
+        was = before.get(line["name"])
+        if was is not None and "spread" in line and not line["unit"].startswith("ms") and line["spread"][1] < was:
+            least, most = line["spread"]
+            print(f"{line['name']}: {line['value']} ({least} to {most}), it was {was}, {where}", file=sys.stderr)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +74,3 @@ def in_turn(
 
 def seconds_of(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
     return {name: [answer["seconds"] for answer in given] for name, given in answers.items()}
-
-
-def medians(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    return {name: statistics.median(answer["seconds"] for answer in given) for name, given in answers.items()}

@@ -77,3 +77,13 @@ def test_what_other_machines_measured_is_kept_and_named(tmp_path: Path) -> None:
     assert [name for name, lines in by_set.items() if lines] == [SETS[-1]]
     assert "trial: sve was not measured; its results are those of 2026-01-02 on Another" in said
     assert (tmp_path / "trial.sve.json").read_text() == kept
+
+
+def test_what_fell_by_more_than_its_spread_is_named(tmp_path: Path) -> None:
+    name = SETS[-1]
+    document = {"date": "2026-01-02", "hardware": {"cpu": "Another"}, "set": name}
+    for was, told in ((3.1, True), (3.0, False)):
+        committed = json.dumps({**document, "results": [{"name": "ratio", "value": was}]})
+        (tmp_path / f"trial.{name}.json").write_text(committed)
+        _, said = run(tmp_path, "--set", name)
+        assert (f"ratio: 2.5 (2.0 to 3.0), it was {was}, 2026-01-02 on Another" in said) == told
