@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,24 @@ def run(folder: Path, *arguments: str) -> tuple[dict[str, dict[str, dict[str, ob
     return {name: {line["name"]: line for line in lines if line["set"] == name} for name in SETS}, done.stderr
 
 
-def test_each_set_is_measured_with_everybody_limited_to_it(tmp_path: Path) -> None:
-    by_set, _ = run(tmp_path, "--commit")
+@dataclass(frozen=True)
+class Measured:
+    folder: Path
+    by_set: dict[str, dict[str, dict[str, object]]]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """Of all sets; it takes as many processes as there are sets, each with a torch of its own."""
+    folder = tmp_path_factory.mktemp("trial")
+    return Measured(folder, run(folder, "--commit")[0])
+
+
+def test_each_set_is_measured_and_kept_by_itself(measured: Measured) -> None:
+    by_set = measured.by_set
     assert all(set(lines) == {"torch", "numpy", "ratio"} for lines in by_set.values())
     for name, lines in by_set.items():
-        document = json.loads((tmp_path / f"trial.{name}.json").read_text())
+        document = json.loads((measured.folder / f"trial.{name}.json").read_text())
         assert document["set"] == name and document["hardware"]["cpu"] and f"--set {name}" in document["command"]
         assert document["results"] == list(lines.values())
         assert lines["ratio"]["spread"] == [2.0, 3.0] and lines["ratio"]["value"] == 2.5
@@ -60,13 +74,13 @@ def test_each_set_is_measured_with_everybody_limited_to_it(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not X86, reason="this processor has one instruction set")
-def test_torch_and_numpy_are_limited(tmp_path: Path) -> None:
-    by_set, _ = run(tmp_path, "--commit")
+def test_torch_and_numpy_are_limited(measured: Measured) -> None:
+    by_set = measured.by_set
     assert by_set["avx2"]["torch"]["value"] == "AVX2" and by_set["generic"]["torch"]["value"] == "DEFAULT"
     assert "X86_V4" not in by_set["avx2"]["numpy"]["value"].split() and by_set["generic"]["numpy"]["value"] == ""
     if "avx512" in by_set:
         assert by_set["avx512"]["torch"]["value"] == "AVX512", "a limit that was inherited does not count"
-    limits = json.loads((tmp_path / "trial.avx2.json").read_text())["limits"]
+    limits = json.loads((measured.folder / "trial.avx2.json").read_text())["limits"]
     assert limits["MKL_ENABLE_INSTRUCTIONS"] == "AVX2" and limits["OPENBLAS_CORETYPE"] == "Haswell"
 
 
