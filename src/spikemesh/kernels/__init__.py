@@ -3,6 +3,8 @@
 from spikemesh.kernels.dispatch import instruction_set, native
 from spikemesh.kernels.merge.combine import MAX_INPUTS, MAX_WEIGHT, Counts, Rule, Scan, combine, scan
 from spikemesh.kernels.merge.elements import ELEMENTS, Element
+from spikemesh.kernels.merge.products import MAX_INTEGER, Factors, ProductCounts, add_products
+from spikemesh.kernels.merge.widen import Reals, widen
 from spikemesh.kernels.spiking.currents import currents_backward, currents_forward
 from spikemesh.kernels.spiking.events import NUM_LANES, EventNetwork, Events, EventState, Population, Synapses, Weights
 from spikemesh.kernels.spiking.lif import lif_backward, lif_forward
@@ -12,6 +14,7 @@ from spikemesh.kernels.spiking.spikes import count_spikes, delay_spikes, num_bit
 __all__ = [
     "ELEMENTS",
     "MAX_INPUTS",
+    "MAX_INTEGER",
     "MAX_WEIGHT",
     "NUM_LANES",
     "Counts",
@@ -19,12 +22,16 @@ __all__ = [
     "EventNetwork",
     "EventState",
     "Events",
+    "Factors",
     "Pattern",
     "Population",
+    "ProductCounts",
+    "Reals",
     "Rule",
     "Scan",
     "Synapses",
     "Weights",
+    "add_products",
     "combine",
     "count_spikes",
     "currents_backward",
@@ -37,4 +44,5 @@ __all__ = [
     "num_bit_bytes",
     "scan",
     "unpack_spikes",
+    "widen",
 ]

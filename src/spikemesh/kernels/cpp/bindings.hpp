@@ -5,6 +5,7 @@
 namespace spikemesh {
 
 void bind_combine(nanobind::module_& m);
+void bind_products(nanobind::module_& m);
 void bind_currents(nanobind::module_& m);
 void bind_lif(nanobind::module_& m);
 void bind_sparse(nanobind::module_& m);

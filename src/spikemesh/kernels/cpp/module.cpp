@@ -26,6 +26,7 @@ NB_MODULE(_native, m) {
     m.attr("instruction_sets") = spikemesh::names();
     m.def("use_instruction_set", &spikemesh::use_instruction_set, spikemesh::nb::arg("name"));
     spikemesh::bind_combine(m);
+    spikemesh::bind_products(m);
     spikemesh::bind_currents(m);
     spikemesh::bind_lif(m);
     spikemesh::bind_sparse(m);
