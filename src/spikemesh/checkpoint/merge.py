@@ -20,7 +20,7 @@ from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Choices, Options, Place
 from spikemesh.checkpoint.output import Output, check_free, check_space
 from spikemesh.checkpoint.plan import partly_held
-from spikemesh.checkpoint.recipe import CHECKSUM_KEY, METADATA_KEY, Recipe, parse_weight
+from spikemesh.checkpoint.recipe import ADAPTERS_KEY, CHECKSUM_KEY, METADATA_KEY, Recipe, parse_weight
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.files.rim import os_errors
 from spikemesh.progress import SILENT, Progress
@@ -196,7 +196,7 @@ def _said(copies: Sequence[Checkpoint]) -> dict[str, str]:
     """What the files that stand for one leaf say, where they do not contradict each other."""
     texts: dict[str, set[str]] = {}
     for key, text in (item for copy in copies for item in copy.metadata.items()):
-        if key not in (METADATA_KEY, CHECKSUM_KEY):
+        if key not in (METADATA_KEY, CHECKSUM_KEY, ADAPTERS_KEY):
             texts.setdefault(key, set()).add(text)
     return {key: text for key, (text, *more) in texts.items() if not more}
 

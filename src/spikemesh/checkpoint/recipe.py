@@ -22,6 +22,8 @@ from spikemesh.kernels import MAX_INPUTS, MAX_WEIGHT, Rule
 METADATA_KEY = "spikemesh.merge"
 CHECKSUM_KEY = "spikemesh.checksum"
 """Beside the recipe: the merged file's own checksum. A file that was changed afterwards no longer has it."""
+ADAPTERS_KEY = "spikemesh.adapters"
+"""In the place of a recipe, in what adapters were merged into."""
 FORMAT = 1
 
 Dtype = Literal["keep", "bf16", "f16", "f32"]

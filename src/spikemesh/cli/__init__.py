@@ -14,10 +14,23 @@ import typer
 from spikemesh.cli.exits import EXIT_CODES_HELP, exit_code, first_error
 from spikemesh.cli.names import shown
 
-VERBS = ("demo", "init", "join", "status", "doctor", "generate", "export", "merge", "verify", "inspect", "simulate")
+VERBS = (
+    "demo",
+    "init",
+    "join",
+    "status",
+    "doctor",
+    "generate",
+    "export",
+    "merge",
+    "unmerge",
+    "verify",
+    "inspect",
+    "simulate",
+)
 """In the order of the help. Each is a function of that name in the module of that name."""
 
-PLAIN_VERBS = ("generate", "export", "merge", "verify", "inspect", "simulate")
+PLAIN_VERBS = ("generate", "export", "merge", "unmerge", "verify", "inspect", "simulate")
 """These multiply no matrices. NumPy's BLAS would start threads for it, which spin where other work is to be done."""
 
 

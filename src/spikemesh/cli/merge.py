@@ -16,6 +16,7 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
+from spikemesh.cli.adapters import are_adapters, merge_adapters
 from spikemesh.cli.names import encoded, shown
 from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError, DataError
@@ -60,17 +61,37 @@ def merge(
         Path | None,
         typer.Option(help="Text on which to refit the thresholds of our own models to their parents' firing rates."),
     ] = None,
+    keep_remainder: Annotated[
+        bool, typer.Option("--keep-remainder", help="Of adapters: keep what takes them out again without the base.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Merge checkpoints, exactly: any order, repetition and grouping of the same files gives the same bytes.
 
     Zeros say nothing, so nothing that one input alone has is diluted. Every input is read once, in bounded memory.
+    LoRA adapters are added to their BASE, or, without one, to each other.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: no half file stays behind
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+    end_as_interrupted()
     shard_bytes = None if shard_size is None else parse_size(shard_size)
+    if are_adapters(inputs):
+        if mask_from is not None or as_is or calibrate is not None:
+            raise typer.BadParameter("adapters take no --mask-from, --as-is and --calibrate")
+        merge_adapters(
+            inputs,
+            out,
+            base=base,
+            weights=weight,
+            rule=rule,
+            dtype=dtype,
+            shard_bytes=shard_bytes,
+            keep_remainder=keep_remainder,
+            force=force,
+            as_json=as_json,
+        )
+        return
+    if keep_remainder:
+        raise typer.BadParameter("--keep-remainder is for adapters; whole checkpoints are merged again from the others")
     from spikemesh.checkpoint import check_free
     from spikemesh.checkpoint import merge as run
 
@@ -112,6 +133,13 @@ def merge(
         print(msgspec.json.encode(_facts(report, calibration), enc_hook=encoded).decode())
     else:
         _print(report, calibration)
+
+
+def end_as_interrupted() -> None:
+    """Being told to end is as Ctrl-C: no half file stays behind."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def check_calibration(inputs: list[Path], out: Path, data: Path) -> None:

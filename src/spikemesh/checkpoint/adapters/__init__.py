@@ -1,0 +1,19 @@
+"""LoRA adapters, exactly: merged into a base, with each other, and out again, bit for bit."""
+
+from spikemesh.checkpoint.adapters.adapter import is_adapter
+from spikemesh.checkpoint.adapters.merge import AdapterReport, merge_adapters
+from spikemesh.checkpoint.adapters.recipe import AdapterLeaf, AdapterRecipe, read_adapter_recipe
+from spikemesh.checkpoint.adapters.stack import StackReport, stack_adapters
+from spikemesh.checkpoint.adapters.unmerge import unmerge
+
+__all__ = [
+    "AdapterLeaf",
+    "AdapterRecipe",
+    "AdapterReport",
+    "StackReport",
+    "is_adapter",
+    "merge_adapters",
+    "read_adapter_recipe",
+    "stack_adapters",
+    "unmerge",
+]

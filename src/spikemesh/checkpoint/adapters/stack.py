@@ -1,0 +1,250 @@
+"""Adapters merged with each other: their ranks side by side, which is the sum of what they add.
+
+A module's factors get one common scale, and what differs from it goes into B, where it must be exact. So weights that
+are sums of few powers of two are held, and a third is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import lcm, nextafter
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from spikemesh.checkpoint.adapters.adapter import PREFIX, WEIGHT_NAMES, Adapter, Pair, read_matrix
+from spikemesh.checkpoint.adapters.config import CONFIG_NAME
+from spikemesh.checkpoint.adapters.gather import Gathered, Library
+from spikemesh.checkpoint.adapters.recipe import RULES, weights_of
+from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.output import check_free
+from spikemesh.checkpoint.source import Tensor
+from spikemesh.errors import CheckpointError
+from spikemesh.files.container import Entry, pack_header
+from spikemesh.files.rim import os_errors
+from spikemesh.files.whole import write_file_atomic
+from spikemesh.kernels import Reals
+from spikemesh.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackReport:
+    """One adapter, made of several."""
+
+    out: Path
+    adapters: Mapping[str, Fraction]
+    """By path: the weights."""
+    copies: Mapping[str, str]
+    rank: int
+    """The largest of a module."""
+    num_modules: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stacked:
+    """The factors of one module, and the scale that is common to them."""
+
+    a: Reals
+    b: Reals
+    scale: float
+    alpha: float
+    """What gives this scale, divided by the rank."""
+    kind: str
+
+    @property
+    def rank(self) -> int:
+        return int(self.a.shape[0])
+
+
+@dataclass(frozen=True)
+class _Part:
+    adapter: Adapter
+    pair: Pair
+    coefficient: Fraction = field(default=Fraction(1))
+
+
+def stack_adapters(
+    inputs: Sequence[str | Path],
+    *,
+    out: str | Path,
+    weights: Sequence[str | float | Fraction] | None = None,
+    rule: str = "sum",
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> StackReport:
+    """One adapter that adds, exactly, the weighted sum of what `inputs` add, into the folder `out`.
+
+    `CheckpointError` if that cannot be held exactly, or tensors that were trained in full differ.
+    """
+    target = Path(out)
+    if rule not in RULES:
+        raise ValueError(f"expected a rule of {', '.join(RULES)}, got {rule!r}")
+    if target.suffix == ".safetensors":
+        raise ValueError(f"an adapter is a folder: expected {target} without .safetensors")
+    factors = weights_of(weights, len(inputs), rule)
+    check_free(target, force=force)
+    with ExitStack() as stack:
+        library = Library(stack=stack, known=KnownFiles(), progress=progress)
+        gathered = library.gather([Path(path) for path in inputs], factors, add_up=weights is not None)
+        modules = _modules(gathered)
+        _write(target, modules, _saved(gathered), gathered, force=force)
+        for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
+            library.known.remember(adapter.checkpoint, leaf.content)
+        return StackReport(
+            out=target,
+            adapters={str(a.path): leaf.weight for leaf, a in zip(gathered.leaves, gathered.adapters, strict=True)},
+            copies=gathered.copies,
+            rank=max((module.rank for module in modules.values()), default=0),
+            num_modules=len(modules),
+        )
+
+
+def _modules(gathered: Gathered) -> dict[str, Stacked]:
+    parts: dict[str, list[_Part]] = {}
+    for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
+        for target, pair in adapter.pairs.items():
+            parts.setdefault(target, []).append(_Part(adapter, pair, leaf.weight * Fraction(pair.scale)))
+    flags = {adapter.config.fan_in_fan_out for adapter in gathered.adapters}
+    if len(flags) > 1:
+        raise CheckpointError("some of the adapters have fan_in_fan_out and some not, so they are of different models.")
+    return {target: _stacked(target, found) for target, found in sorted(parts.items())}
+
+
+def _stacked(target: str, parts: Sequence[_Part]) -> Stacked:
+    shapes = {(part.pair.kind, part.pair.a.shape[1], part.pair.b.shape[0]) for part in parts}
+    if len(shapes) > 1:
+        raise CheckpointError(f"the adapters do not fit together in {target[:200]!r}: they are of different models.")
+    a = [read_matrix(part.pair.a, part.adapter.path) for part in parts]
+    b = [read_matrix(part.pair.b, part.adapter.path) for part in parts]
+    rank = sum(part.pair.rank for part in parts)
+    scale, alpha = _common_scale([part.coefficient for part in parts], rank)
+    folded = [_times(matrix, part.coefficient / Fraction(scale), target) for matrix, part in zip(b, parts, strict=True)]
+    return Stacked(
+        a=np.concatenate(a), b=np.concatenate(folded, axis=1), scale=scale, alpha=alpha, kind=parts[0].pair.kind
+    )
+
+
+def _common_scale(coefficients: Sequence[Fraction], rank: int) -> tuple[float, float]:
+    """A scale of which all coefficients are, if they can be, short multiples; and the alpha that PEFT makes it from."""
+    first = abs(coefficients[0])
+    odd = [abs(c) / first for c in coefficients]
+    candidates = [float(first)] if all(_is_power_of_two(ratio) for ratio in odd) else []
+    shared = lcm(*(ratio.denominator for ratio in odd))
+    candidates += [float(first / shared), 1.0]
+    for scale in candidates:
+        alpha = next(
+            (
+                x
+                for x in (scale * rank, nextafter(scale * rank, 0), nextafter(scale * rank, np.inf))
+                if x / rank == scale
+            ),
+            None,
+        )
+        if alpha is not None and all((c / Fraction(scale)).denominator.bit_count() == 1 for c in coefficients):
+            return scale, alpha
+    return 1.0, float(rank)
+
+
+def _is_power_of_two(x: Fraction) -> bool:
+    return x.numerator.bit_count() == x.denominator.bit_count() == 1
+
+
+def _times(matrix: Reals, factor: Fraction, target: str) -> Reals:
+    """Exactly, in the same type or, from bits that are free in it, else not at all."""
+    if factor == 1:
+        return matrix
+    exact = factor.denominator.bit_count() == 1 and abs(factor.numerator) < 1 << 53
+    product = matrix.astype(np.float64) * float(factor) if exact else matrix
+    if not exact or not _is_exact(matrix, factor, product):
+        raise CheckpointError(
+            f"an adapter in {matrix.dtype} cannot hold {target[:200]!r} times {factor} exactly. Choose weights such as "
+            "1, 0.5 or 0.75, or merge into the base with --base, which is exact with any weights."
+        )
+    return product.astype(matrix.dtype)
+
+
+def _is_exact(matrix: Reals, factor: Fraction, product: Reals) -> bool:
+    narrow = product.astype(matrix.dtype).astype(np.float64)
+    if not np.array_equal(narrow, product) or not np.isfinite(narrow).all():
+        return False
+    significands = np.frexp(matrix.astype(np.float64))[0]
+    bits = 53 - factor.numerator.bit_length()
+    return bool((np.ldexp(significands, bits) % 1 == 0).all())
+
+
+def _saved(gathered: Gathered) -> dict[str, tuple[Adapter, Tensor]]:
+    """What was trained in full, where that is the same, or in one adapter alone and of weight 1."""
+    found: dict[str, tuple[Adapter, Tensor]] = {}
+    for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
+        for name, tensor in adapter.saved.items():
+            if name in found or leaf.weight != 1:
+                raise CheckpointError(
+                    f"{name[:200]!r} was trained in full in {adapter.path}, and its sum with others needs the base. "
+                    "Merge with --base."
+                )
+            found[name] = adapter, tensor
+    return found
+
+
+def _write(
+    out: Path,
+    modules: Mapping[str, Stacked],
+    saved: Mapping[str, tuple[Adapter, Tensor]],
+    gathered: Gathered,
+    *,
+    force: bool,
+) -> None:
+    entries: list[Entry] = []
+    data: list[bytes] = []
+    for target, module in modules.items():
+        name = PREFIX + target.removesuffix(".weight")
+        for side, matrix in (("A", module.a), ("B", module.b)):
+            full = f"{name}.lora_embedding_{side}" if module.kind == "embedding" else f"{name}.lora_{side}.weight"
+            element = "F64" if matrix.dtype == np.float64 else "F32"
+            entries.append((full, element, matrix.shape, matrix.nbytes))
+            data.append(np.ascontiguousarray(matrix).astype(f"<f{matrix.dtype.itemsize}").tobytes())
+    for name, (_, tensor) in saved.items():
+        raw = bytearray(tensor.size_bytes)
+        tensor.read(0, memoryview(raw))
+        entries.append((PREFIX + name, tensor.element.name, tensor.shape, tensor.size_bytes))
+        data.append(bytes(raw))
+    config = msgspec.json.format(msgspec.json.encode(_config(modules, gathered)), indent=2)
+    with os_errors("writing", out):
+        out.mkdir(exist_ok=True)
+    write_file_atomic(out / WEIGHT_NAMES[0], pack_header(entries, {"format": "pt"}) + b"".join(data))
+    write_file_atomic(out / CONFIG_NAME, config)
+
+
+def _config(modules: Mapping[str, Stacked], gathered: Gathered) -> dict[str, object]:
+    """That of the first adapter, with the new ranks and scales by the full names of the modules."""
+    said: dict[str, object] = msgspec.json.decode(gathered.adapters[0].config_text)
+    ranks = {target.removesuffix(".weight"): module.rank for target, module in modules.items()}
+    alphas = {target.removesuffix(".weight"): _plain(module.alpha) for target, module in modules.items()}
+    rank, alpha = max(ranks.values(), default=1), max(alphas.values(), default=1)
+    saved = sorted({name for adapter in gathered.adapters for name in adapter.config.saved})
+    said |= {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "use_rslora": False,
+        "rank_pattern": {_escaped(name): value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {_escaped(name): value for name, value in alphas.items() if value != alpha},
+        "target_modules": sorted(ranks),
+        "modules_to_save": saved or None,
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }
+    return said
+
+
+def _plain(alpha: float) -> float:
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def _escaped(name: str) -> str:
+    """Patterns are regular expressions, and a name's dots stand for themselves."""
+    return name.replace(".", "\\.")

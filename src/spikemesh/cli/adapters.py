@@ -1,0 +1,137 @@
+"""What `merge` and `unmerge` of adapters say of their result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+from rich.filesize import decimal
+
+from spikemesh.cli.names import encoded, shown
+from spikemesh.cli.progress import shown_progress
+from spikemesh.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from spikemesh.checkpoint.adapters import AdapterReport, StackReport
+
+NAMES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+def are_adapters(inputs: list[Path]) -> bool:
+    """Whether the inputs are LoRA adapters. `CheckpointError` if some are and some are not."""
+    found = [(path.parent if path.name in NAMES[1:] else path).joinpath(NAMES[0]).is_file() for path in inputs]
+    if any(found) and not all(found):
+        raise CheckpointError(
+            f"{inputs[found.index(True)]} is an adapter and {inputs[found.index(False)]} is not. Give the model that "
+            "adapters are merged into with --base."
+        )
+    return all(found)
+
+
+def merge_adapters(
+    inputs: list[Path],
+    out: Path,
+    *,
+    base: Path | None,
+    weights: list[str] | None,
+    rule: str | None,
+    dtype: str | None,
+    shard_bytes: int | None,
+    keep_remainder: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Into their base, if there is one; else into one adapter."""
+    from spikemesh.checkpoint.adapters import merge_adapters as onto_base
+    from spikemesh.checkpoint.adapters import stack_adapters
+
+    with shown_progress(hidden=as_json) as progress:
+        try:
+            if base is not None:
+                say(
+                    onto_base(
+                        inputs,
+                        base=base,
+                        out=out,
+                        weights=weights,
+                        rule=rule or "sum",
+                        dtype=dtype or "keep",
+                        shard_bytes=shard_bytes,
+                        keep_remainder=keep_remainder,
+                        force=force,
+                        progress=progress,
+                    ),
+                    as_json=as_json,
+                )
+            elif keep_remainder or dtype is not None or shard_bytes is not None:
+                raise ValueError("adapters without --base stay one small adapter: leave out the other options")
+            else:
+                say_stacked(
+                    stack_adapters(inputs, out=out, weights=weights, rule=rule or "sum", force=force), as_json=as_json
+                )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+
+def say(report: AdapterReport, *, as_json: bool) -> None:
+    """One result that has a base in it."""
+    recipe = report.recipe
+    leaves = [] if recipe is None else sorted(recipe.leaves)
+    if as_json:
+        facts = {
+            "out": report.out,
+            "checksum": report.checksum,
+            "base": None if recipe is None else recipe.base,
+            "dtype": None if recipe is None else recipe.dtype,
+            "adapters": [
+                {"content": leaf.content, "weight": leaf.weight, "path": report.adapters[leaf.content]}
+                for leaf in leaves
+            ],
+            "copies": report.copies,
+            "remainder": report.remainder,
+            "remainder_bytes": report.remainder_bytes,
+            "num_tensors": report.num_tensors,
+            "num_changed": report.num_changed,
+            "num_elements": report.num_elements,
+            "num_wide": report.num_wide,
+            "bytes_read": report.bytes_read,
+            "bytes_written": report.bytes_written,
+            "seconds": report.seconds,
+        }
+        print(msgspec.json.encode(facts, enc_hook=encoded).decode())
+        return
+    what = f"the base and {len(leaves)} adapters" if leaves else "the base"
+    print(
+        f"{shown(report.out)}: {what}; {report.num_tensors} tensors, {report.num_changed} of them changed, "
+        f"{decimal(report.bytes_written)}, in {report.seconds:.1f} s."
+    )
+    for leaf in leaves:
+        print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {shown(report.adapters[leaf.content])}")
+    for path, first in report.copies.items():
+        print(f"{shown(path)} is a copy of {shown(first)}, and counts once, or adds its weight if weights are given.")
+    if report.remainder_bytes:
+        print(f"What rounding lost is in {shown(report.remainder or '')}: {decimal(report.remainder_bytes)}.")
+
+
+def say_stacked(report: StackReport, *, as_json: bool) -> None:
+    """One adapter made of several."""
+    if as_json:
+        facts = {
+            "out": report.out,
+            "adapters": [{"path": path, "weight": weight} for path, weight in report.adapters.items()],
+            "copies": report.copies,
+            "rank": report.rank,
+            "num_modules": report.num_modules,
+        }
+        print(msgspec.json.encode(facts, enc_hook=encoded).decode())
+        return
+    print(
+        f"{shown(report.out)}: one adapter of rank {report.rank} for {report.num_modules} modules, the sum of "
+        f"{len(report.adapters)} adapters, exactly."
+    )
+    for path, weight in report.adapters.items():
+        print(f"  weight {weight}  {shown(path)}")
+    for path, first in report.copies.items():
+        print(f"{shown(path)} is a copy of {shown(first)}, and counts once, or adds its weight if weights are given.")

@@ -1,0 +1,46 @@
+"""`merge` and `unmerge` of adapters from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from spikemesh.cli import build_app
+from tests.checkpoint.adapter_folders import write_adapter, write_base
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_base(tmp_path / "base.safetensors")
+    for number in range(3):
+        write_adapter(tmp_path / f"a{number}", seed=number)
+    return tmp_path
+
+
+def said(*words: str) -> str:
+    result = CliRunner().invoke(build_app(words[0]), list(words), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_there_and_back(folder: Path) -> None:
+    text = said("merge", "a0", "a1", "a2", "--base", "base.safetensors", "-o", "all.safetensors", "--keep-remainder")
+    assert "the base and 3 adapters" in text and "all.remainder.safetensors" in text
+    said("merge", "a0", "a2", "--base", "base.safetensors", "-o", "fresh.safetensors")
+    facts = json.loads(said("unmerge", "all.safetensors", "a1", "-o", "back.safetensors", "--json"))
+    assert len(facts["adapters"]) == 2 and facts["remainder"].endswith("all.remainder.safetensors")
+    assert (folder / "back.safetensors").read_bytes() == (folder / "fresh.safetensors").read_bytes()
+    assert "all.safetensors" not in said("unmerge", "all.safetensors", "a0", "a1", "a2", "-o", "base2.safetensors")
+
+
+def test_adapters_without_a_base_stay_one(folder: Path) -> None:
+    text = said("merge", "a0", "a1", "-o", "both")
+    assert "one adapter of rank 6" in text
+    assert sorted(path.name for path in (folder / "both").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
