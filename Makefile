@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS := 2
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Says what it runs and how long that takes, and goes on saying so.
+STEP := $(PYTHON) .ci/step
 
 .PHONY: install develop demo test test-long test-busy check bench clean
 
@@ -14,14 +16,14 @@ develop: $(VENV)/developed
 
 # torch first and by its pin, so that nothing else can pull in another build of it.
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable .
-	touch $@
+	@$(STEP) 1/3 10 'an environment in $(VENV)' $(PYTHON) -m venv $(VENV)
+	@$(STEP) 2/3 120 'torch, hundreds of MB' $(PIP) torch
+	@$(STEP) 3/3 120 'spikemesh: what it needs, and compiled kernels' $(PIP) --editable .
+	@touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(PIP) 'spikemesh[dev]'
-	touch $@
+	@$(STEP) 1/1 90 'what tests and benchmarks need' $(PIP) 'spikemesh[dev]'
+	@touch $@
 
 demo: install
 	$(BIN)/spikemesh demo
@@ -47,7 +49,7 @@ check: develop
 
 # Each prints JSON lines and fails when a bar does not hold; add ARGS=--commit to keep the results.
 bench: develop
-	set -e; for script in wire merge_path kernels train_step swarm_quality merge_checkpoints real_merge generate swarm_scale heterogeneous all_equal newcomer; do $(BIN)/python benchmarks/$$script.py $(ARGS); done
+	set -e; for script in wire merge_path kernels train_step swarm_quality merge_checkpoints real_merge generate swarm_scale heterogeneous all_equal newcomer; do echo "benchmark: $$script" >&2; $(BIN)/python benchmarks/$$script.py $(ARGS); done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,12 +18,15 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from spikemesh.cli.hardware import hardware
+from spikemesh.cli.progress import shown_lines
+from spikemesh.progress import SILENT, Progress
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -49,6 +52,7 @@ class Spread:
 class Report:
     """The results of one script. `arguments` are those after the script's name; `parser` may add the script's own.
 
+    While it is open, stderr says every ten seconds what is measured. `silent` is for who leaves the work to others.
     `instruction_set` and `limits` say what the script and its opponents were limited to, see `sets`.
     """
 
@@ -61,6 +65,7 @@ class Report:
         arguments: Sequence[str] | None = None,
         instruction_set: str | None = None,
         limits: Mapping[str, str] | None = None,
+        silent: bool = False,
     ) -> None:
         parser = parser or argparse.ArgumentParser(description=description)
         parser.add_argument("--commit", action="store_true", help="write the results to benchmarks/results")
@@ -70,6 +75,13 @@ class Report:
         self._arguments = list(sys.argv[1:] if arguments is None else arguments)
         self.lines: list[dict[str, object]] = []
         self.arguments = parser.parse_args(self._arguments)
+        self._stack = ExitStack()
+        self._progress: Progress = SILENT if silent else self._stack.enter_context(shown_lines())
+        self.next(f"{self._script}, the first result")
+
+    def next(self, part: str) -> None:
+        """What is measured from here on: a line on stderr says so every ten seconds until its result is there."""
+        self._progress.begin(f"next: {part}", 0)
 
     def at_most(self, name: str, value: float, unit: str, *, bar: float, against: str) -> None:
         """A number that must not exceed `bar`."""
@@ -88,6 +100,7 @@ class Report:
 
     def finish(self) -> int:
         """Write the results if asked to. The script's exit code: 0 if all bars hold."""
+        self._stack.close()
         if self.arguments.commit:
             RESULTS.mkdir(exist_ok=True)
             name = self._script if self.instruction_set is None else f"{self._script}.{self.instruction_set}"
@@ -106,6 +119,7 @@ class Report:
             line["set"] = self.instruction_set
         self.lines.append(line)
         print(json.dumps(line), flush=True)
+        self.next(f"{self._script}, what follows {name}")
 
     def _document(self) -> dict[str, object]:
         return {

@@ -58,11 +58,11 @@ def per_set(script: str, parser: argparse.ArgumentParser, measure: Callable[[Rep
         measure(report)
         tell_fallen(Path(script).stem, inside, report.lines)
         return report.finish()
-    arguments = Report(script, parser=parser).arguments
+    arguments = Report(script, parser=parser, silent=True).arguments
     names = (arguments.set,) if arguments.set else INSTRUCTION_SETS
     codes = []
-    for name in names:
-        print(f"{Path(script).stem}: {name}", file=sys.stderr, flush=True)
+    for number, name in enumerate(names, 1):
+        print(f"{Path(script).stem}: {name}, {number} of {len(names)}", file=sys.stderr, flush=True)
         words = sys.argv[1:] if arguments.set else [*sys.argv[1:], "--set", name]
         codes.append(subprocess.run([sys.executable, script, *words], env=environment_of(name)).returncode)
     tell_kept(Path(script).stem, names)

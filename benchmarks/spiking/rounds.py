@@ -11,10 +11,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from spikemesh.cli.progress import progress_text
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)}
 """Freed memory stays with the process. Otherwise whoever allocates more is timed on the system's page faults."""
@@ -65,10 +68,12 @@ def in_turn(
         for worker in [*workers.values()] * warm_up:
             worker.step()
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+        start_s = time.monotonic()
         for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", file=sys.stderr)
             for name, worker in workers.items():
                 answers[name].append(worker.step())
+            spent_s = time.monotonic() - start_s
+            print(progress_text("in turn", number + 1, rounds, "rounds", spent_s), file=sys.stderr, flush=True)
     return answers
 
 

@@ -135,7 +135,13 @@ class Noted:
 def test_baselines_tell_the_steps_of_the_slower_one() -> None:
     progress, steps, waits = Noted(), iter([0, 3, 3, 10]), iter([False, False, False, False, True])
     watch(progress, lambda: next(steps), 10, lambda: next(waits), clock=lambda: 0.0)
-    assert progress.told == [("training the baselines", 10, "steps"), 3, 7, ("evaluating the baselines", 0, "bytes")]
+    assert progress.told == [
+        ("starting the baselines", 0, "bytes"),
+        ("training the baselines", 10, "steps"),
+        3,
+        7,
+        ("evaluating the baselines", 0, "bytes"),
+    ]
 
 
 def test_a_baseline_that_stands_still_is_given_up() -> None:

@@ -107,9 +107,16 @@ def shown_progress(*, hidden: bool = False) -> Iterator[Progress]:
         with bars(Console(stderr=True)) as shown:
             yield shown
     else:
-        lines = Lines(lambda line: print(line, file=sys.stderr, flush=True))
-        with _ticking(lines):
+        with shown_lines() as lines:
             yield lines
+
+
+@contextmanager
+def shown_lines() -> Iterator[Lines]:
+    """Lines on stderr while the block runs, whoever reads them."""
+    lines = Lines(lambda line: print(line, file=sys.stderr, flush=True))
+    with _ticking(lines):
+        yield lines
 
 
 @contextmanager

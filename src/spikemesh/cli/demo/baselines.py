@@ -85,10 +85,12 @@ def watch(
 
     `SpikemeshError` when nothing moves for half an hour.
     """
-    progress.begin("training the baselines", num_steps, "steps")
+    progress.begin("starting the baselines", 0)
     seen, moved_s = 0, clock()
     while not wait():
         if (done := num_done()) > seen:
+            if seen == 0:
+                progress.begin("training the baselines", num_steps, "steps")
             progress.advance(done - seen)
             seen, moved_s = done, clock()
             if done == num_steps:

@@ -94,14 +94,14 @@ def _run(place: Path, stage: Stage, data: Path | None, preset: str, *, full: boo
     if stage.length is None:
         stage.length = _fit_to_this_machine(founder, preset, full=full)
         stage.save(place)
-    show(length_text(stage.length))
+    print(length_text(stage.length), flush=True)
     volunteers = [_volunteer(place, number, data, stage.seed) for number in range(NUM_VOLUNTEERS + 1)]
     if not stage.trained:
         with Swarm(volunteers) as swarm:
             _train(swarm, place, stage)
         stage.trained = True
         stage.save(place)
-    show("Training what to compare with: a volunteer alone, and one joint run with four times the batch ...")
+    print("Training what to compare with: a volunteer alone, a joint run with four times the batch ...", flush=True)
     baselines = train_baselines(place, founder, data, seed=stage.seed, num_shards=NUM_VOLUNTEERS)
     nodes = [
         node_report(v.name, v.statistics(), killed=number == KILLED, late=number == LATE)
