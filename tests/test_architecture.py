@@ -1,4 +1,5 @@
 """Who may import whom, and why: every file of the package is read as a syntax tree, nothing is run.
+from tests.hang import HANG_S
 
 The table is that of the design: a room imports the rooms named for it, and no other. It is what lets a thousand nodes
 run without torch, training run without a network, and the merge be tested with nothing around it.
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.hang import HANG_S
 
 PACKAGE = Path(__file__).parent.parent / "src" / "spikemesh"
 
@@ -377,7 +380,7 @@ def test_no_torch_below_training() -> None:
         "    importlib.import_module('spikemesh.' + room)\n"
         "    assert 'torch' not in sys.modules, f'spikemesh.{room} loads torch; a node must start without it'\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert result.returncode == 0, result.stderr
 
 
@@ -387,7 +390,7 @@ def test_importing_the_package_costs_nothing() -> None:
         "assert not {'numpy', 'torch', 'spikemesh.checkpoint'} & set(sys.modules)\n"
         "assert callable(spikemesh.merge) and 'torch' not in sys.modules\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert result.returncode == 0, result.stderr
 
 
@@ -400,5 +403,5 @@ def test_the_merge_loads_no_network_or_event_loop() -> None:
         "bad = new & {'asyncio', 'socket', 'ssl', 'sqlite3', 'threading', 'random', 'secrets', 'subprocess'}\n"
         "assert not bad, f'importing the merge loads {sorted(bad)}'\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert result.returncode == 0, result.stderr

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from benchmarks.merging import checkpoints, meter
 from safetensors.numpy import load_file
+from tests.hang import HANG_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def test_private_memory_of_children_counts():
-    child = "x = bytes([1]) * 150_000_000; import time; time.sleep(0.3)"
+    child = "x = bytes([1]) * 150_000_000; import time; time.sleep(2)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     run = meter.measure([sys.executable, "-c", parent])
     assert run.error is None
@@ -25,7 +26,7 @@ def test_cpu_time_of_threads_and_children_counts():
     child = "import time\nwhile time.process_time() < 0.3: pass"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     run = meter.measure([sys.executable, "-c", parent])
-    assert 0.3 < run.cpu_s < 1.5
+    assert 0.3 < run.cpu_s < 5
     assert run.wall_s > 0.3
 
 
@@ -35,11 +36,11 @@ def test_a_failure_is_told_with_its_last_line():
 
 
 def test_limits_stop_a_run():
-    slow = meter.measure([sys.executable, "-c", "import time; time.sleep(60)"], limit_s=0.2)
+    slow = meter.measure([sys.executable, "-c", "import time; time.sleep(1000)"], limit_s=0.2)
     large = meter.measure(
-        [sys.executable, "-c", "x = bytes([1]) * 100_000_000; import time; time.sleep(60)"], limit_bytes=50_000_000
+        [sys.executable, "-c", "x = bytes([1]) * 100_000_000; import time; time.sleep(1000)"], limit_bytes=50_000_000
     )
-    assert slow.error == "stopped: the time limit" and slow.wall_s < 30
+    assert slow.error == "stopped: the time limit" and slow.wall_s < HANG_S
     assert large.error is not None and "private memory" in large.error
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.hang import HANG_S
 
 from spikemesh.kernels import native
 
@@ -43,7 +44,7 @@ def run(folder: Path, *arguments: str) -> tuple[dict[str, dict[str, dict[str, ob
     script.write_text(SCRIPT.format(benchmarks=str(BENCHMARKS)))
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "OPENBLAS_CORETYPE": "Prescott"}
     command = [sys.executable, script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return {name: {line["name"]: line for line in lines if line["set"] == name} for name in SETS}, done.stderr

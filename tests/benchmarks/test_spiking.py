@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.spiking.rounds import Worker, in_turn, seconds_of
+from tests.hang import HANG_S
 
 from spikemesh.kernels import native
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(native is None, reason="the kernels are not comp
 
 def lines_of(script: str, *arguments: str) -> dict[str, dict[str, object]]:
     command = [sys.executable, BENCHMARKS / script, "--set", native.instruction_sets[0], *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines, done.stderr
     assert {line["set"] for line in lines} == {native.instruction_sets[0]}

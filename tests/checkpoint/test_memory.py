@@ -11,6 +11,7 @@ import pytest
 from spikemesh.checkpoint import inspect
 from spikemesh.files.container import Entry, pack_header
 from tests.checkpoint.files import write_torch
+from tests.hang import HANG_S
 
 ROOT = Path(__file__).parent.parent.parent
 MB = 1 << 20
@@ -31,7 +32,7 @@ def write(folder: Path, name: str, size: int) -> Path:
 
 def peak_bytes(out: Path, *inputs: Path) -> int:
     command = [sys.executable, "-m", "tests.checkpoint.measured_merge", str(out), *map(str, inputs)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -26,3 +27,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     yield call
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few files of the standard library: enough to train on, quick to read."""
+    folder = tmp_path_factory.mktemp("text")
+    for module in ("argparse", "ast", "asyncio.tasks", "calendar", "csv", "dataclasses", "difflib", "inspect"):
+        source = Path(__import__(module, fromlist=["x"]).__file__ or "")
+        shutil.copy(source, folder / f"{module}.py")
+    return folder

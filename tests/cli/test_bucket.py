@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from spikemesh.cli.demo.swarm import Swarm, Volunteer, agree
 from spikemesh.cli.folder import RunFolder
-from tests.cli.test_swarm import TIMEOUT_S, spikemesh, text
+from tests.cli.test_swarm import spikemesh
 from tests.s3_server import make_bucket, s3_server, use_s3
-
-__all__ = ["text"]
+from tests.volunteers.crew import until
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
@@ -33,12 +31,7 @@ def test_two_processes_that_share_only_a_bucket_end_with_one_digest(
         with Swarm([first, second]) as swarm:
             second.start(ticket)  # before the founder: the bucket is enough
             first.start(str(first.folder.path))
-            deadline = time.monotonic() + TIMEOUT_S
-            while not agree([member.statistics() for member in swarm]):
-                assert time.monotonic() < deadline, [member.statistics() for member in swarm]
-                for member in swarm:
-                    member.check()
-                time.sleep(0.1)  # a look at a file that another process writes
+            until(lambda: agree([member.statistics() for member in swarm]), [first, second])
             seen = [member.statistics() for member in swarm]
     for statistics in seen:
         assert statistics is not None

@@ -25,6 +25,7 @@ from spikemesh.codec import encode_ticket
 from spikemesh.node import Identity
 from spikemesh.store import Store
 from spikemesh.transport import PeerAddress
+from tests.hang import HANG_S
 from tests.machine import make_read_only, small_disk
 from tests.volunteers.crew import ROOT, Crewman
 from tests.volunteers.join import found_cheap_run
@@ -85,7 +86,7 @@ def test_it_needs_no_torch() -> None:
         "except SystemExit as end: assert not end.code\n"
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
 
 

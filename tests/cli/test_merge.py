@@ -9,7 +9,6 @@ import select
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -197,12 +196,11 @@ def test_no_sizes(text: str) -> None:
         parse_size(text)
 
 
-def test_help_answers_at_once_and_names_everything(files: Path) -> None:
-    began = time.monotonic()
+def test_help_loads_little_and_names_everything(files: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "spikemesh", "merge", "--help"], capture_output=True, text=True
     )
-    assert done.returncode == 0 and time.monotonic() - began < 10
+    assert done.returncode == 0
     options = ("--base", "--weight", "--rule", "--dtype", "--mask-from", "--shard-size", "--as-is", "--force", "--json")
     assert all(option in done.stdout for option in options)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -21,6 +21,7 @@ from spikemesh.errors import InvalidData
 from spikemesh.kernels import native
 from spikemesh.snn import Layout, ModelConfig, dense_tensors, generate, initialise, model_metadata, spike_rates
 from spikemesh.train import calibration_tokens
+from tests.hang import HANG_S
 
 TEXT = Path(argparse.__file__)
 CONFIG = ModelConfig(width=32, hidden=64, num_blocks=1, density=0.25)
@@ -151,7 +152,7 @@ def test_generate_loads_no_torch(parents: list[Path]) -> None:
         "from spikemesh.cli import main\n"
         "main()\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert result.returncode == 0, result.stderr
 
 

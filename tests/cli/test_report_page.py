@@ -15,6 +15,8 @@ import pytest
 from spikemesh.cli.demo.plots import spread, traffic
 from spikemesh.cli.demo.report import HistoryNode, HistoryPoint, summary_lines, write_report
 from tests.cli.samples import DIGEST, hostile_report, node, report
+from tests.hang import HANG_S
+from tests.machine import cannot
 
 VOID = frozenset(("meta", "link", "br", "img"))
 
@@ -178,7 +180,7 @@ def browser() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
             return found
-    pytest.skip("no chromium here, so the page is not opened in a browser: install the package chromium")
+    cannot("has no chromium, so the page is not opened in a browser: install the package chromium")
 
 
 def opened(target: Path, profile: Path, *, width: int = 1200) -> tuple[str, str]:
@@ -189,7 +191,7 @@ def opened(target: Path, profile: Path, *, width: int = 1200) -> tuple[str, str]
         *("--enable-logging=stderr", f"--user-data-dir={profile}", f"--window-size={width},900"),
         *("--virtual-time-budget=5000", "--dump-dom", target.as_uri()),
     ]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=HANG_S, check=True)
     log = done.stderr.decode(errors="replace").splitlines()
     return done.stdout.decode(errors="replace"), "\n".join(line for line in log if "CONSOLE" in line)
 

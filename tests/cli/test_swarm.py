@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,39 +21,19 @@ from spikemesh.codec import read_tensor_file
 from spikemesh.errors import StoreBusy
 from spikemesh.node import Identity
 from spikemesh.store import Store
-
-TIMEOUT_S = 300.0
-LEAVE_S = 30.0
-"""From the end of whoever started a volunteer to its own."""
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few files of the standard library: enough to train on, quick to read."""
-    folder = tmp_path_factory.mktemp("text")
-    for module in ("argparse", "ast", "asyncio.tasks", "calendar", "csv", "dataclasses", "difflib", "inspect"):
-        source = Path(__import__(module, fromlist=["x"]).__file__ or "")
-        shutil.copy(source, folder / f"{module}.py")
-    return folder
+from tests import hang
+from tests.hang import HANG_S
+from tests.volunteers.crew import Crewman, until
 
 
 def spikemesh(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "spikemesh", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, **options)  # type: ignore[call-overload, no-any-return]
 
 
-def until(condition: Callable[[], bool], swarm: Swarm) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        for volunteer in swarm:
-            volunteer.check()
-        assert time.monotonic() < deadline, [volunteer.statistics() for volunteer in swarm]
-        time.sleep(0.1)  # a look at a file that another process writes
-
-
-def volunteer(place: Path, number: int, text: Path) -> Volunteer:
+def volunteer(place: Path, number: int, text: Path) -> Crewman:
     options = ["--data", str(text), "--shard", f"{number % 3 + 1}/3", "--bind", "127.0.0.1:0", "--threads", "1"]
-    return Volunteer(RunFolder(place / f"node-{number}"), options)
+    return Crewman(place / f"node-{number}", options, step_s=None)
 
 
 def rounds(member: Volunteer) -> int:
@@ -73,21 +52,26 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Iterator[Path]:
     """A run that three volunteers trained, one of them killed on the way, and that a fourth joined late."""
     place = tmp_path_factory.mktemp("run")
-    rounds_planned = ("--rounds", "300")  # whoever starts last on a busy machine must not find the run over
-    made = spikemesh("init", str(place / "node-0"), "--preset", "tiny", "--data", str(text), *rounds_planned)
+    made = spikemesh("init", str(place / "node-0"), "--preset", "tiny", "--data", str(text), "--rounds", "16")
     assert made.returncode == 0, made.stderr
     members = [volunteer(place, number, text) for number in range(4)]
     first, second, third, late = members
-    with Swarm(members) as swarm:
+    with Swarm([*members]):
+        for member in (first, second, third):
+            member.hold(after=4)  # whoever starts last must not find the run over
         first.start(str(first.folder.path))
         second.start(first.wait_for_ticket())
         third.start(second.wait_for_ticket())
-        until(lambda: all(rounds(m) for m in (first, second, third)), swarm)
+        until(lambda: all(m.is_held for m in (first, second, third)), members)
         second.kill()
         published = rounds(second)
-        second.start(str(second.folder.path))
+        second.start(str(second.folder.path), forgets=False)
         late.start(third.wait_for_ticket())
-        until(lambda: agree([m.statistics() for m in members]), swarm)
+        for member in (second, late):
+            member.wait_for_ticket()
+        for member in members:
+            member.let_go()
+        until(lambda: agree([m.statistics() for m in members]), members)
         seen = [m.statistics() for m in members]
         assert len({s.digest for s in seen if s}) == 1
         assert rounds(second) >= published
@@ -139,7 +123,7 @@ def test_ctrl_c_leaves_with_code_0_and_the_same_command_goes_on(finished: Path, 
             line = process.stdout.readline()
             assert line, "it ended early"
         process.send_signal(signal.SIGINT)
-        rest = process.communicate(timeout=TIMEOUT_S)[0]
+        rest = process.communicate(timeout=HANG_S)[0]
         assert process.returncode == 0
         assert digest is not None and digest.digest in rest
 
@@ -192,10 +176,15 @@ def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, text: Path) 
     while "still serving" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=TIMEOUT_S)
+    process.communicate(timeout=HANG_S)
     with Store.open(folder, create=False) as store:
         after = {row.id for row in store.records()}
     assert before < after
+
+
+def await_demo(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    hang.until(lambda: condition() or process.poll() is not None, lambda: "the demo goes on")
+    assert process.poll() is None, process.communicate()
 
 
 def _damage_a_record(folder: Path) -> None:
@@ -242,15 +231,12 @@ def test_the_demo_stops_in_order_and_goes_on(tmp_path: Path, text: Path) -> None
     command = [sys.executable, "-m", "spikemesh", "demo", "--preset", "tiny", "--data", str(text), "--folder"]
     process = subprocess.Popen([*command, str(tmp_path / "demo")], stdout=subprocess.PIPE, text=True)
     first = RunFolder(tmp_path / "demo" / "volunteer-1")
-    deadline = time.monotonic() + TIMEOUT_S
-    while (seen := first.statistics()) is None or seen.num_own < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)  # a look at a file that another process writes
+    await_demo(process, lambda: (seen := first.statistics()) is not None and seen.num_own >= 2)
     process.send_signal(signal.SIGINT)
-    out = process.communicate(timeout=TIMEOUT_S)[0]
+    out = process.communicate(timeout=HANG_S)[0]
     assert process.returncode == 130
     assert "same command goes on" in out
-    again = subprocess.run([*command, str(tmp_path / "demo")], capture_output=True, text=True, timeout=TIMEOUT_S)
+    again = subprocess.run([*command, str(tmp_path / "demo")], capture_output=True, text=True, timeout=HANG_S)
     assert again.returncode == 0, again.stderr
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
     assert report["digests_equal"] and len(report["nodes"]) == 5
@@ -265,25 +251,23 @@ def test_volunteers_leave_when_the_demo_is_killed(tmp_path: Path, text: Path) ->
     command = [sys.executable, "-m", "spikemesh", "demo", "--preset", "tiny", "--data", str(text), "--folder"]
     process = subprocess.Popen([*command, str(tmp_path / "demo")], stdout=subprocess.DEVNULL)
     folders = [RunFolder(tmp_path / "demo" / f"volunteer-{number}") for number in (1, 2, 3, 4)]
-    deadline = time.monotonic() + TIMEOUT_S
-    while any(folder.statistics() is None for folder in folders):  # all are up; a slow one may find the run over
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)  # a look at a file that another process writes
+    await_demo(process, lambda: None not in [folder.statistics() for folder in folders])  # all are up
     process.kill()
     process.wait()
     held = {folder.path for folder in folders}
-    deadline = time.monotonic() + LEAVE_S
-    while held:
-        assert time.monotonic() < deadline, f"still held: {held}"
+
+    def all_left() -> bool:
         for path in list(held):
             with contextlib.suppress(StoreBusy), Store.open(path, create=False):
                 held.remove(path)
-        time.sleep(0.1)  # a look at locks that other processes hold
+        return not held
+
+    hang.until(all_left, lambda: held)
 
 
 def test_help_answers_without_torch() -> None:
     code = "import sys, spikemesh.cli; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=TIMEOUT_S).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=HANG_S).returncode == 0
     result = spikemesh("--help")
     assert result.returncode == 0 and "Exit codes" in result.stdout
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from spikemesh.kernels import instruction_set, native
+from tests.hang import HANG_S
 from tests.kernels.implementations import COMPILED
 
 USE = """
@@ -28,7 +29,7 @@ def python(code: str, wanted: str | None = None) -> subprocess.CompletedProcess[
     if wanted is not None:
         environment["SPIKEMESH_KERNELS"] = wanted
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANG_S, check=False
     )
 
 

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from tests.hang import HANG_S
+
 LINE = "line"
 LINE_TABLE = "100"
 PUBLIC_PORT = 4433
@@ -54,7 +56,7 @@ table ip weather {{
 
 def run(*command: str, stdin: str | None = None) -> str:
     """What a command prints; `RuntimeError` with what it says when it fails."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=HANG_S)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
@@ -169,6 +171,14 @@ class Lab:
             if held != (delay_s > 0):
                 verb = "del" if held else "add"
                 run("ip", "-n", self._router, "rule", verb, "iif", f"to{number}", "lookup", LINE_TABLE)
+
+    def num_delayed(self) -> int:
+        """Packets that the long line has taken so far."""
+        counter = f"/sys/class/net/{LINE}/statistics/tx_packets"
+        return int(run("ip", "netns", "exec", self._router, "cat", counter))
+
+    def namespaces(self) -> list[str]:
+        return [line.split()[0] for line in run("ip", "netns", "list").splitlines() if line.startswith(self._name)]
 
     def change_address(self, host: Host) -> None:
         """As if the machine were carried to another network: other addresses, and its gateway's memory is gone."""

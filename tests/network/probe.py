@@ -1,6 +1,6 @@
 """One end of a measurement over UDP: `probe.py answer PORT` repeats what comes, with the address it came from;
 `probe.py ask ADDRESS PORT COUNT` prints how many of COUNT answers came, the fastest round trip in seconds, and the
-addresses the other side saw; `probe.py mute PORT` takes everything and never answers."""
+addresses the other side saw."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import socket
 import sys
 import time
 
-GAP_S, PATIENCE_S = 0.002, 1.0
+GAP_S, PATIENCE_S = 0.002, 3.0
 
 
-def answer(port: int, *, mute: bool = False) -> None:
+def answer(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("0.0.0.0", port))
         print("ready", flush=True)  # noqa: T201
         while True:
             data, sender = listener.recvfrom(2048)
-            if not mute:
-                listener.sendto(data + b" " + sender[0].encode(), sender)
+            listener.sendto(data + b" " + sender[0].encode(), sender)
 
 
 def ask(address: str, port: int, count: int) -> None:
@@ -45,4 +44,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "ask":
         ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
-        answer(int(sys.argv[2]), mute=sys.argv[1] == "mute")
+        answer(int(sys.argv[2]))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spikemesh.cli.demo.swarm import Swarm
+from tests.hang import HANG_S
 from tests.network.lab import PUBLIC_PORT, Host, Lab, both_ways, run
 from tests.volunteers.crew import Crewman
 from tests.volunteers.join import found_cheap_run
@@ -18,7 +19,7 @@ NO_UDP_OUT = "table ip wall { chain out { type filter hook output priority filte
 
 def look(host: Host, ticket: str, folder: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     command = [*host.prefix, sys.executable, "-m", "spikemesh", "doctor", ticket, "--folder", str(folder), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     return done.returncode, {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.hang import HANG_S
 from tests.network.lab import Host, Lab, both_ways, run
 
 PROBE = str(Path(__file__).with_name("probe.py"))
@@ -33,14 +34,14 @@ def test_the_weather_is_what_it_says(lab: Lab) -> None:
     assert 0.35 < ask(left, middle.public, 1000)[0] / 1000 < 0.63  # .7 each way is .49
     lab.weather(delay_s=0.2)
     answers, fastest_s, _ = ask(left, middle.public)
-    assert answers == 5 and 0.4 <= fastest_s < 0.6
+    num_delayed = lab.num_delayed()
+    assert answers == 5 and fastest_s >= 0.4 and num_delayed >= 10
     lab.weather(cut=both_ways([left], [middle]))
     assert ask(left, middle.public)[0] == 0 and ask(right, middle.public)[0] == 5
     lab.weather(cut=[(right, middle)])
     assert ask(right, middle.public)[0] == ask(middle, right.public)[0] == 0  # one way of the two is enough
     lab.weather()
-    answers, fastest_s, _ = ask(left, middle.public)
-    assert answers == 5 and fastest_s < 0.1
+    assert ask(left, middle.public)[0] == 5 and lab.num_delayed() < num_delayed + 5
 
 
 def test_nat_lets_out_and_lets_nobody_in(lab: Lab) -> None:
@@ -58,9 +59,8 @@ def test_nat_lets_out_and_lets_nobody_in(lab: Lab) -> None:
 
 
 def test_nothing_of_a_lab_is_left_behind(lab_works: None) -> None:
-    before = run("ip", "netns", "list")
     with Lab() as lab:
         process = listen(lab.host("middle"))
-        assert run("ip", "netns", "list") != before
-    assert process.wait(10) == -9
-    assert run("ip", "netns", "list") == before
+        assert len(lab.namespaces()) == 2
+    assert process.wait(HANG_S) == -9
+    assert lab.namespaces() == []

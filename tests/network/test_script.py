@@ -24,15 +24,12 @@ from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.init import create_run
 from spikemesh.node.gossip import GossipConfig
 from tests.network.lab import PUBLIC_PORT, Host, Lab, both_ways
-from tests.volunteers.crew import ROOT, Crewman, all_equal, start_all, until
+from tests.network.test_cases import HEAL_PERIODS
+from tests.volunteers.crew import ROOT, Crewman, start_all, until, until_equal
 
 PERIOD_S = GossipConfig().period_s
-HEAL_S = 3 * PERIOD_S
-START_S, ROUNDS_S = 90.0, 90.0
-"""Longest waits for five processes that load torch, and for a few rounds of training, on a small busy machine."""
-
-UNDER_WEATHER_S = 30.0
-"""Longest time to equal digests while packets are lost or late."""
+UNDER_WEATHER_PERIODS = 15
+"""Of gossip, until all are equal while packets are lost or late."""
 
 NUM_ROUNDS = 2
 """That everybody must publish in each weather."""
@@ -61,23 +58,21 @@ class Scene:
         until(
             lambda: all(now >= then + num_rounds for now, then in zip(self.published(), before, strict=True)),
             self.crew,
-            ROUNDS_S,
         )
         for member in self.crew:
             member.hold()
-        until(lambda: all(member.is_held for member in self.crew), self.crew, ROUNDS_S)
+        until(lambda: all(member.is_held for member in self.crew), self.crew)
 
     def published(self) -> list[int]:
         return [seen.num_own if (seen := member.statistics()) is not None else 0 for member in self.crew]
 
-    def agree(self, what: str, within_s: float) -> None:
+    def agree(self, what: str, num_periods: int) -> None:
         """All hold the same records and sum, and these are everything that was published."""
-        took_s = until(lambda: all_equal([member.statistics() for member in self.crew]), self.crew, within_s)
-        self.took_s.append((what, took_s))
+        self.took_s.append((what, until_equal(self.crew, num_periods)))
 
-    def through(self, what: str, within_s: float) -> None:
+    def through(self, what: str) -> None:
         self.train()
-        self.agree(what, within_s)
+        self.agree(what, UNDER_WEATHER_PERIODS)
 
     def cut_and_heal(self, what: str, cut: list[tuple[Host, Host]], num_rounds: int = NUM_ROUNDS) -> None:
         """Both sides train on while nothing passes; the clock runs from the moment at which everything does again."""
@@ -86,7 +81,7 @@ class Scene:
         seen = {member.statistics().digest for member in self.crew}  # type: ignore[union-attr]
         assert len(seen) > 1, "the cut let something pass"
         self.lab.weather()
-        self.agree(f"after {what}", HEAL_S)
+        self.agree(f"after {what}", HEAL_PERIODS)
 
 
 def found(place: Path) -> None:
@@ -110,18 +105,18 @@ def scene(lab: Lab, tmp_path: Path) -> Iterator[Scene]:
 
 def test_five_volunteers_train_through_it_all(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     start_all(scene.crew)
-    until(lambda: all(count >= 1 for count in scene.published()), scene.crew, START_S)
-    scene.through("NAT on both sides", UNDER_WEATHER_S)
+    until(lambda: all(count >= 1 for count in scene.published()), scene.crew)
+    scene.through("NAT on both sides")
     losses = [member.statistics().volunteer.loss for member in scene.crew]  # type: ignore[union-attr]
 
     scene.lab.weather(loss=0.3)
-    scene.through("30 % loss", UNDER_WEATHER_S)
+    scene.through("30 % loss")
     scene.lab.weather(delay_s=0.2)
-    scene.through("200 ms each way", UNDER_WEATHER_S)
+    scene.through("200 ms each way")
     scene.lab.weather()
 
     scene.lab.change_address(scene.left)
-    scene.through("an address change behind NAT", UNDER_WEATHER_S)
+    scene.through("an address change behind NAT")
 
     scene.cut_and_heal("a long partition", both_ways([scene.middle], [scene.left, scene.right]), num_rounds=10)
     scene.cut_and_heal("a link that is deaf one way", [(scene.middle, scene.right)])
@@ -129,7 +124,7 @@ def test_five_volunteers_train_through_it_all(scene: Scene, capsys: pytest.Captu
 
     ticket = scene.crew[0].folder.ticket_path.read_text().strip()
     with SilentPeer(scene, ticket):
-        scene.through("a peer that accepts and never answers", UNDER_WEATHER_S)
+        scene.through("a peer that accepts and never answers")
         scene.cut_and_heal("a partition, beside a silent peer", both_ways([scene.middle], [scene.left, scene.right]))
 
     with capsys.disabled():

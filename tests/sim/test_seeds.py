@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from spikemesh.sim import simulate
+from tests.hang import HANG_S
 
 
 def told(seed: int, hash_seed: int) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def told(seed: int, hash_seed: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "spikemesh", "simulate", "--scenario", "chaos", "--nodes", "40", "--json"]
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
     result = subprocess.run(
-        [*command, "--seed", str(seed)], env=environment, capture_output=True, text=True, timeout=120, check=True
+        [*command, "--seed", str(seed)], env=environment, capture_output=True, text=True, timeout=HANG_S, check=True
     )
     outcome: dict[str, Any] = json.loads(result.stdout)
     return outcome

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.hang import HANG_S
 
 from spikemesh.errors import InvalidData
 from spikemesh.snn import (
@@ -235,5 +236,5 @@ def test_no_torch_is_loaded() -> None:
         "tensors = {name: np.ones(shape, np.float32) for name, shape in tensor_shapes(config).items()}\n"
         "assert len(generate(EventEngine(config, tensors), b'a', num_bytes=3)) == 3\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
     assert result.returncode == 0, result.stderr

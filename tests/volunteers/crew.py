@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spikemesh.cli.demo.swarm import Volunteer
 from spikemesh.cli.folder import RunFolder
 from spikemesh.node import NodeStatistics
-from tests.volunteers.join import ACKNOWLEDGED, GATE, WAITING
+from tests import hang
+from tests.volunteers.join import ACKNOWLEDGED, GATE, PERIODS, WAITING
 
 ROOT = Path(__file__).parent.parent.parent
-LOOK_S = 0.05
 
 
 class Crewman(Volunteer):
@@ -36,15 +35,18 @@ class Crewman(Volunteer):
             RunFolder(folder), list(options), [*program, *(["--cheap", str(step_s)] if step_s is not None else [])]
         )
 
-    def start(self, run: str) -> None:
+    def start(self, run: str, *, forgets: bool = True) -> None:
+        """Unless it `forgets`, its last status stays until it writes one, and it counts this start with the others."""
         self.folder.path.mkdir(exist_ok=True)
-        self.folder.status_path.unlink(missing_ok=True)  # what is there from now on, this process has written
+        if forgets:
+            self.folder.status_path.unlink(missing_ok=True)
         self._path(WAITING).unlink(missing_ok=True)
         super().start(run)
 
-    def hold(self) -> None:
-        """Wait before the next round; `is_held` says when that is reached."""
-        self._path(GATE).touch()
+    def hold(self, after: int = 0) -> None:
+        """Wait before the next round, once so many were made since the start; `is_held` says when that is reached."""
+        self.folder.path.mkdir(exist_ok=True)
+        self._path(GATE).write_text(str(after))
 
     def let_go(self) -> None:
         self._path(GATE).unlink(missing_ok=True)
@@ -64,6 +66,12 @@ class Crewman(Volunteer):
         data = path.read_bytes() if path.exists() else b""
         return [data[start : start + 32] for start in range(0, len(data), 32)]
 
+    @property
+    def num_periods(self) -> int:
+        """Gossip periods so far: its own measure of time, whatever else the machine has to do."""
+        path = self._path(PERIODS)
+        return path.stat().st_size if path.exists() else 0
+
     def _path(self, name: str) -> Path:
         return self.folder.path / name
 
@@ -80,17 +88,23 @@ def start_all(crew: Sequence[Crewman]) -> str:
     return ticket
 
 
-def until(condition: Callable[[], bool], crew: Sequence[Volunteer], timeout_s: float) -> float:
-    """Seconds until `condition` holds. Fails with what everybody last said after `timeout_s`, or if one ended."""
-    start_s = time.monotonic()
-    while not condition():
+def until(condition: Callable[[], bool], crew: Sequence[Volunteer]) -> float:
+    """Seconds until `condition` holds. Fails with what everybody last said if it hangs or one of them ends."""
+
+    def look() -> None:
         for member in crew:
             member.check()
-        if time.monotonic() - start_s > timeout_s:
-            said = "\n".join(f"{member.name}: {member.statistics()}" for member in crew)
-            raise AssertionError(f"did not happen within {timeout_s} s:\n{said}")
-        time.sleep(LOOK_S)  # a look at files that other processes write
-    return time.monotonic() - start_s
+
+    return hang.until(condition, lambda: [(member.name, member.statistics()) for member in crew], look)
+
+
+def until_equal(crew: Sequence[Crewman], num_periods: int | None = None) -> float:
+    """Seconds until all are equal. That must be so before everybody has begun another gossip period after so many."""
+    before = [member.num_periods for member in crew]
+    took_s = until(lambda: all_equal([member.statistics() for member in crew]), crew)
+    begun = [member.num_periods - then for member, then in zip(crew, before, strict=True)]
+    assert num_periods is None or min(begun) <= num_periods, f"equal after {begun} gossip periods, {took_s:.1f} s"
+    return took_s
 
 
 def all_equal(seen: Sequence[NodeStatistics | None]) -> bool:

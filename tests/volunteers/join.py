@@ -3,9 +3,11 @@ acknowledged, and, with `--cheap SECONDS` before the arguments, a trainee withou
 
 A node's folder then also holds
 
-    gate           made by the test: while it is there, the volunteer waits before its next round
+    gate           made by the test: while it is there, the volunteer waits before its next round, or before the one
+                   after as many rounds of this process as it says
     waiting        there while the volunteer waits
     acknowledged   32 bytes for each contribution of this volunteer whose `publish` has returned
+    periods        a byte for each gossip period that has begun
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from spikemesh.sim.run import NUM_COORDINATES, THETA0
 from spikemesh.store import Store
 from tests.node.world import NumpyTrainee
 
-GATE, WAITING, ACKNOWLEDGED = "gate", "waiting", "acknowledged"
+GATE, WAITING, ACKNOWLEDGED, PERIODS = "gate", "waiting", "acknowledged", "periods"
 LOOK_S = 0.02
 NUM_ROUNDS = 1 << 20
 
@@ -40,16 +43,23 @@ class Gated:
 
     def __init__(self, inner: Any, folder: Path) -> None:
         self._inner, self._gate, self._waiting = inner, folder / GATE, folder / WAITING
+        self._num_rounds = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def train(self, num_steps: int, progress: float, poll: Any, on_step: Any) -> None:
-        while self._gate.exists():
+        while self._is_held():
             self._waiting.touch()
             time.sleep(LOOK_S)
         self._waiting.unlink(missing_ok=True)
+        self._num_rounds += 1
         self._inner.train(num_steps, progress, poll, on_step)
+
+    def _is_held(self) -> bool:
+        with suppress(FileNotFoundError):
+            return self._num_rounds >= int(self._gate.read_text() or 0)
+        return False
 
 
 class Cheap(NumpyTrainee):
@@ -110,9 +120,21 @@ def _watched(make: Callable[..., Volunteer]) -> Callable[..., Volunteer]:
             os.write(log, record.id)
 
         session.node.publish = publish_and_say  # type: ignore[method-assign]
+        _count_periods(session)
         return made
 
     return volunteer
+
+
+def _count_periods(session: Session) -> None:
+    gossip, choose = session.node.gossip, session.node.gossip._choose
+    periods = os.open(session.folder.path / PERIODS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def choose_and_count() -> Any:
+        os.write(periods, b".")
+        return choose()
+
+    gossip._choose = choose_and_count  # type: ignore[method-assign]
 
 
 def instrument(*, cheap: bool) -> None:

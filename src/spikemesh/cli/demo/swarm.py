@@ -14,7 +14,7 @@ from spikemesh.cli.folder import RunFolder
 from spikemesh.errors import SpikemeshError
 from spikemesh.node import NodeStatistics
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.25
 
