@@ -28,15 +28,13 @@ $(VENV)/developed: $(VENV)/installed
 demo: install
 	$(BIN)/spikemesh demo
 
-# Two processes, then those marked `alone` in one. A phase that finds no test fails. ARGS are pytest's: ARGS=--durations=20.
+# In two processes; fails if it finds no test. ARGS are pytest's: ARGS=--durations=20.
 test: develop
-	$(BIN)/pytest -m 'not long and not alone' -n $(WORKERS) --dist worksteal $(ARGS)
-	$(BIN)/pytest -m 'not long and alone' $(ARGS)
+	$(BIN)/pytest -m 'not long' -n $(WORKERS) --dist worksteal $(ARGS)
 
-# What is long on purpose: hundreds of kills, every attack on every byte.
+# What is long on purpose: hundreds of kills, a storm over a thousand nodes, a demo from end to end.
 test-long: develop
-	$(BIN)/pytest -m 'long and not alone' -n $(WORKERS) --dist worksteal $(ARGS)
-	$(BIN)/pytest -m 'long and alone' $(ARGS)
+	$(BIN)/pytest -m long -n $(WORKERS) --dist worksteal $(ARGS)
 
 # What works with real time, sockets and processes, on one core that two busy loops share: no test may need a fast machine.
 test-busy: develop

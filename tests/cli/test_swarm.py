@@ -227,6 +227,7 @@ def test_a_corrupted_store_is_explained(finished: Path, tmp_path: Path, damage: 
     assert before == {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
+@pytest.mark.long
 def test_the_demo_stops_in_order_and_goes_on(tmp_path: Path, text: Path) -> None:
     command = [sys.executable, "-m", "spikemesh", "demo", "--preset", "tiny", "--data", str(text), "--folder"]
     process = subprocess.Popen([*command, str(tmp_path / "demo")], stdout=subprocess.PIPE, text=True)

@@ -103,6 +103,7 @@ def scene(lab: Lab, tmp_path: Path) -> Iterator[Scene]:
         yield scene
 
 
+@pytest.mark.long
 def test_five_volunteers_train_through_it_all(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     start_all(scene.crew)
     until(lambda: all(count >= 1 for count in scene.published()), scene.crew)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from blake3 import blake3
 
 from spikemesh.node import GossipConfig
@@ -29,6 +30,7 @@ def test_news_wait_for_the_end_of_a_talk_and_are_not_dropped() -> None:
     run_virtually(story())
 
 
+@pytest.mark.long
 def test_a_push_says_what_is_new_and_nothing_else() -> None:
     """In a crowd of authors, a record costs its receiver a few hundred bytes beside itself."""
 

@@ -22,7 +22,7 @@ def test_every_report_has_its_story() -> None:
     }
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", STORIES)
 def test_a_story_ends_well(name: str, seed: int) -> None:
     """Each story checks its own promises, and ends with everybody equal and nothing acknowledged missing."""
@@ -35,6 +35,7 @@ def test_a_week_takes_a_week() -> None:
     assert simulate("week-offline").virtual_s > 7 * 24 * 3600
 
 
+@pytest.mark.long
 def test_a_thousand_nodes_weather_the_storm() -> None:
     """30 % loss, 30 % duplication, reordering, two partitions, 10 % churn: one digest, as the story checks."""
     outcome = simulate("chaos", seed=1)
