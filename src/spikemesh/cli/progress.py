@@ -79,16 +79,16 @@ def amount_text(done: int, total: int, unit: str) -> str:
 
 
 class Bars:
-    """`Progress` as one bar for each piece of work."""
+    """`Progress` as a bar for the work at hand."""
 
     def __init__(self, shown: RichProgress) -> None:
         self._shown = shown
         self._task: TaskID | None = None
 
     def begin(self, label: str, total: int, unit: str = "bytes") -> None:
-        """Start another bar; the one before it is done."""
+        """Start another bar in place of the one before, which is done."""
         if self._task is not None:
-            self._shown.stop_task(self._task)
+            self._shown.remove_task(self._task)
         self._task = self._shown.add_task(one_line(label), total=total or None, unit=unit)
 
     def advance(self, amount: int) -> None:
@@ -123,6 +123,7 @@ def shown_lines() -> Iterator[Lines]:
 def bars(console: Console, clock: Clock = time.monotonic) -> Iterator[Progress]:
     """Bars on `console` while the block runs; nothing of them is left when it ends."""
     import rich.progress as rich_bars
+    from rich.table import Column
     from rich.text import Text
 
     class Amount(rich_bars.ProgressColumn):
@@ -132,7 +133,7 @@ def bars(console: Console, clock: Clock = time.monotonic) -> Iterator[Progress]:
     columns = (
         rich_bars.TextColumn("{task.description}", markup=False),
         rich_bars.BarColumn(),
-        Amount(),
+        Amount(table_column=Column(no_wrap=True)),
         rich_bars.TimeElapsedColumn(),
         rich_bars.TextColumn("· left"),
         rich_bars.TimeRemainingColumn(),
