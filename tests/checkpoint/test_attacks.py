@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from spikemesh.checkpoint import inspect, merge, open_checkpoint, torch_file, verify
-from spikemesh.checkpoint.opening import INDEX_SUFFIX, MAX_INDEX_BYTES
+from spikemesh.checkpoint.opening import MAX_INDEX_BYTES
 from spikemesh.errors import CheckpointError, InvalidData
 from tests.checkpoint.attacks import archives, tables
 from tests.checkpoint.files import f32, i64, write_safetensors, write_shards
@@ -114,7 +114,7 @@ def test_nothing_in_a_file_is_ever_run(folder: Path) -> None:
     assert marker.exists()  # so it would be seen
     marker.unlink()
     for number, (name, data) in enumerate(archives.commands(marker)):
-        for ending in (".pt", ".bin", ".safetensors", INDEX_SUFFIX):
+        for ending in (".pt", ".bin", ".safetensors", ".index.json"):
             path = folder / f"{number}{ending}"
             path.write_bytes(data)
             for work in (open_checkpoint, inspect):
@@ -219,7 +219,7 @@ def test_a_link_in_circles_is_no_checkpoint(folder: Path) -> None:
 
 def write_index(folder: Path, text: str | bytes) -> Path:
     write_safetensors(folder / "1.safetensors", {"w": f32(1), "extra": i64(1)})
-    index = folder / f"model.safetensors{INDEX_SUFFIX}"
+    index = folder / "model.safetensors.index.json"
     index.write_bytes(text if isinstance(text, bytes) else text.encode())
     return index
 
@@ -295,7 +295,7 @@ def test_a_huge_index_is_not_read(folder: Path) -> None:
 
 def test_an_index_that_is_damaged_in_any_byte_is_never_anything_else(folder: Path) -> None:
     shards = write_shards(folder / "a", {"w": f32(1), "v": f32(2), "u": f32(3)})
-    index = shards / f"model.safetensors{INDEX_SUFFIX}"
+    index = shards / "model.safetensors.index.json"
     good = index.read_bytes()
     content = inspect(shards).content
     for position in range(len(good)):

@@ -296,9 +296,9 @@ def test_a_folder_may_be_replaced_by_the_result_of_itself(folder: Path) -> None:
 def test_space_is_checked_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (a,) = write(folder, a={"w": long()})
     usage = shutil.disk_usage(folder)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=output.SPARE_BYTES + LONG - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * LONG - 1))
     monkeypatch.setattr(output.Output, "__init__", lambda *_: pytest.fail("it was opened"))
-    with pytest.raises(StoreFull, match=r"the result takes 0\.00 GB and the disk of .* has 0\.02 GB left\. Free some"):
+    with pytest.raises(StoreFull, match=r"takes 1\.0 MB, 1\.0 MB are to stay free .* has 2\.1 MB left\. Free some"):
         merge([a], out=folder / "out.safetensors")
 
 
@@ -334,7 +334,8 @@ def test_a_file_size_limit(folder: Path, out: str) -> None:
     assert not (folder / out).exists() and not leftovers(folder)
 
 
-CALLS = ["os.open", "os.ftruncate", "os.pwrite", "os.fsync", "os.write", "Path.mkdir", "Path.rename", "Path.replace"]
+CALLS = ["os.open", "os.ftruncate", "os.pwrite", "os.fsync", "os.write", "Path.mkdir", "Path.open"]
+CALLS += ["Path.write_bytes", "Path.rename", "Path.replace", "output.exchange"]
 
 
 class Faults:
@@ -346,12 +347,16 @@ class Faults:
         self.count = 0
         self.failed = ""
         for call in CALLS:
-            home, name = (Path, call[5:]) if call.startswith("Path.") else (os, call[3:])
+            module, name = call.split(".")
+            home = {"Path": Path, "os": os, "output": output}[module]
             patch.setattr(home, name, self.wrapped(call, getattr(home, name)))
 
     def wrapped(self, call: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            if "cache" in str(args[0]) or (call == "os.open" and not args[1] & (os.O_CREAT | os.O_WRONLY)):
+            is_reading = (call == "os.open" and not args[1] & (os.O_CREAT | os.O_WRONLY)) or (
+                call == "Path.open" and not {"x", "w"} & set("".join(args[1:2]))
+            )
+            if "cache" in str(args[0]) or is_reading:
                 return real(*args, **kwargs)
             self.count += 1
             if self.count == self.number:
@@ -363,11 +368,14 @@ class Faults:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize("out", ["out", "out.safetensors"])
+@pytest.mark.parametrize(("out", "exchanges"), [("out", True), ("out", False), ("out.safetensors", True)])
 def test_an_error_of_any_call_leaves_the_old_or_the_new(
-    out: str, code: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+    out: str, exchanges: bool, code: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the file system cannot exchange two names."""
     monkeypatch.setattr(output, "CACHED_SHARE", 0.0)
+    if not exchanges:
+        monkeypatch.setattr(output, "exchange", lambda one, other: False)
     for name, value in (("a", 1), ("b", 3)):
         (folder / name).mkdir()
         write_safetensors(folder / name / "model.safetensors", {"w": f32(value), "v": f32(2)})
@@ -462,6 +470,8 @@ def test_what_is_replaced_was_followed_by_durable_bytes(
     for name in ("rename", "replace"):
         real = getattr(Path, name)
         monkeypatch.setattr(Path, name, lambda p, q, real=real: (calls.append("rename"), real(p, q)))
+    exchange = output.exchange
+    monkeypatch.setattr(output, "exchange", lambda p, q: (calls.append("rename"), exchange(p, q))[1])
     merge([a], out=folder / out)
     assert "sync" not in calls
     calls.clear()

@@ -274,7 +274,7 @@ def test_configuration_and_tokenizer_are_carried_along(folder: Path) -> None:
     for report in orders:
         names = {"model.safetensors", "config.json", "tokenizer.json", "vocab.txt", "merges.txt"}
         assert {path.name for path in report.out.iterdir()} == names
-        assert report.differing_companions == ("vocab.txt",)
+        assert report.companions.differing == ("vocab.txt",)
         assert (report.out / "vocab.txt").read_text() in ("a", "b")
         assert values(read_safetensors(report.out / "model.safetensors")["w"]) == [2]
         for name in names:
@@ -282,7 +282,7 @@ def test_configuration_and_tokenizer_are_carried_along(folder: Path) -> None:
     again = merge([orders[0].out, a], out=folder / "again")
     assert (again.out / "vocab.txt").read_bytes() == (orders[0].out / "vocab.txt").read_bytes()
     single = merge([a, b], out=folder / "out.safetensors")
-    assert single.differing_companions == ()
+    assert single.companions.differing == ()
     bare = merge([a / "model.safetensors", b / "model.safetensors"], out=folder / "bare")
     assert [path.name for path in bare.out.iterdir()] == ["model.safetensors"]
 

@@ -29,6 +29,7 @@ from tests.checkpoint.files import (
     write_torch,
 )
 from tests.cli.conftest import Run
+from tests.machine import small_disk
 
 HOSTILE = "w\x1b[2J\x9b\u202e\n"
 
@@ -81,7 +82,50 @@ def test_what_was_left_out_chosen_or_lost_is_said(run: Run, files: Path) -> None
     _, stdout, _ = run("merge", "x", "y", "-o", "out", "--dtype", "f16")
     assert "Left out of x, because it is no tensor: epoch, lr." in stdout
     assert "2 values were too small for f16 and became zero, in x, y." in stdout
-    assert "Not the same in all inputs, so one was chosen: config.json." in stdout
+    assert "Another input has these differently: config.json." in stdout
+
+
+def test_what_stands_beside_the_weights_is_said(run: Run, files: Path) -> None:
+    """From where it comes, what was changed in it, and what was left behind where."""
+    for name, value in (("x", 1), ("y", 3)):
+        (files / name).mkdir()
+        write_safetensors(files / name / "model.safetensors", {"w": f32(value)})
+        (files / name / "config.json").write_text('{"dtype": "float32"}')
+        (files / name / "README.md").write_text(name)
+    (files / "y" / "vocab.txt").write_text("only y")
+    arguments = ("merge", "x", "y", "--weight", "0.9", "--weight", "0.1", "--dtype", "f16", "-o", "out")
+    _, stdout, _ = run(*arguments)
+    assert stdout.splitlines()[3:] == [
+        "Configuration and tokenizer are of x: config.json.",
+        "In its config.json, dtype was float32 and is float16, as the tensors are.",
+        "Left behind in x, y: README.md (describes that model, not the result).",
+        "Left behind in y: vocab.txt (not in x).",
+    ]
+    _, stdout, _ = run(*arguments, "--force", "--json", "--companions-from", "y")
+    assert json.loads(stdout)["companions"] == {
+        "from": "y",
+        "files": ["config.json", "vocab.txt"],
+        "changed": [{"key": "dtype", "before": "float32", "after": "float16"}],
+        "left": {name: {"README.md": "describes that model, not the result"} for name in "xy"},
+    }
+
+
+def test_a_small_result_takes_a_small_disk(run: Run, files: Path) -> None:
+    (files / "small").mkdir()
+    with small_disk(files / "small", "5m") as disk:
+        assert run("merge", "a.safetensors", "-o", "small/out.safetensors")[0] == 0
+        write_safetensors(files / "large.safetensors", {"w": f32(*range(10**6))})
+        code, _, stderr = run("merge", "large.safetensors", "-o", "small/large.safetensors")
+        assert (
+            code == 5 and "the result takes 4.0 MB, 4.0 MB are to stay free beside it, and the disk of small" in stderr
+        )
+        assert [path.name for path in disk.iterdir()] == ["out.safetensors"]
+
+
+def test_a_name_of_another_format_is_refused(run: Run, files: Path) -> None:
+    code, _, stderr = run("merge", "a.safetensors", "-o", "merged.pt")
+    assert code == 11 and "such as merged.safetensors, or one without .pt for a folder" in stderr
+    assert not (files / "merged.pt").exists()
 
 
 def test_many_names_are_counted(run: Run, files: Path) -> None:

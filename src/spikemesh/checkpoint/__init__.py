@@ -3,7 +3,7 @@
 from spikemesh.checkpoint.inspect import InspectReport, TensorReport, inspect
 from spikemesh.checkpoint.merge import MergeReport, merge
 from spikemesh.checkpoint.opening import open_checkpoint
-from spikemesh.checkpoint.output import check_free
+from spikemesh.checkpoint.place import check_free
 from spikemesh.checkpoint.recipe import RULES, Leaf, Recipe, read_recipe
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.verify import IN_METADATA, Difference, VerifyReport, verify

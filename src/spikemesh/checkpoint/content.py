@@ -63,6 +63,11 @@ class TreeHash:
         """The hash of the whole, once every piece has been added."""
         return self._digest(b"".join(self._of(name) for name in sorted(self._tensors))).hex()
 
+    def is_same(self, one: str, other: str) -> bool:
+        """Whether two of the tensors have the same elements, once every piece has been added."""
+        first, second = self._tensors[one], self._tensors[other]
+        return (first.element, first.shape, self._pieces[one]) == (second.element, second.shape, self._pieces[other])
+
     def _of(self, name: str) -> bytes:
         tensor = self._tensors[name]
         head = msgspec.json.encode([name, tensor.element.name, list(tensor.shape)])

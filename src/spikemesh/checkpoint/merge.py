@@ -10,19 +10,21 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Unpack
 
-from blake3 import blake3
-
+from spikemesh.checkpoint import model_config
+from spikemesh.checkpoint.companions import Carried, beside, choose, survey
 from spikemesh.checkpoint.content import CHECKSUM
 from spikemesh.checkpoint.engine import Engine, Ingredients
 from spikemesh.checkpoint.gather import Gathered, Gathering, OpenLeaf, check_contents
 from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.naming import common_stem
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Choices, Options, Place
-from spikemesh.checkpoint.output import Output, check_free, check_space
+from spikemesh.checkpoint.output import Output
+from spikemesh.checkpoint.place import check_free, check_space, is_file_name
 from spikemesh.checkpoint.plan import partly_held
 from spikemesh.checkpoint.recipe import ADAPTERS_KEY, CHECKSUM_KEY, METADATA_KEY, Recipe, parse_weight
-from spikemesh.checkpoint.source import Checkpoint
-from spikemesh.files.rim import os_errors
+from spikemesh.checkpoint.source import Checkpoint, TensorInfo
+from spikemesh.errors import CheckpointError
 from spikemesh.progress import SILENT, Progress
 
 PathLike = str | Path
@@ -48,8 +50,10 @@ class MergeReport:
     """By path: names of what is in it and is not a tensor."""
     vanished: Mapping[str, int]
     """By tensor: values that were too small for the result's type and became zero."""
-    differing_companions: tuple[str, ...]
-    """Configuration files that are not the same in all inputs; one was taken, by a rule that order does not change."""
+    companions: Carried
+    """Configuration, tokenizer and the like: from which one input, and what was left behind."""
+    config_changes: tuple[model_config.Change, ...]
+    """What the configuration said of the tensors and no longer was so."""
     bytes_read: int
     bytes_written: int
     seconds: float
@@ -67,6 +71,7 @@ def merge(
     base: PathLike | None = None,
     mask_from: PathLike | None = None,
     weights: Sequence[str | float | Fraction] | None = None,
+    companions_from: PathLike | None = None,
     shard_bytes: int | None = None,
     force: bool = False,
     progress: Progress = SILENT,
@@ -80,12 +85,16 @@ def merge(
     are the fields of `Options`, such as `rule="mean"`. A merged input stands for the files it was merged from, found
     beside it in `inputs` or where this machine saw them last; `as_is` takes it as a file like any other.
 
+    A folder takes configuration, tokenizer and the like along from one folder: `companions_from`, else the base, else
+    the input of the largest weight (see `companions`).
+
     The result is exact and rounded once to `dtype` ("keep", "f32", "f16", "bf16"). Raises `CheckpointError` if the
     inputs do not fit together, `InvalidData` for damaged or hostile files, NaN and infinity, `StoreFull`; `out` is then
     as it was. `ValueError` for unusable arguments.
     """
     began = time.monotonic()
-    place = Place(out=Path(out), shard_bytes=shard_bytes, force=force)
+    source = None if companions_from is None else Path(companions_from)
+    place = Place(out=Path(out), companions_from=source, shard_bytes=shard_bytes, force=force)
     options = Options(**choices)
     check_free(place.out, force=force, shard_bytes=shard_bytes)
     with ExitStack() as stack:
@@ -125,16 +134,17 @@ def _write(
     inputs = ingredients.inputs
     # Aligned: wide elements come first.
     results = sorted((t.result for t in ingredients.tensors), key=lambda t: (-t.element.size_bytes, t.name))
-    companions, differing = _companions(gathered.leaves, out)
+    companions = _companions(gathered, place)
     carried = carried_metadata(gathered.leaves)
     needed = sum(result.size_bytes for result in results)
-    check_space(out.parent, needed)
+    check_space(out.parent, needed + companions.size_bytes)
     output = Output(
         out,
         results,
         result_metadata(carried, _unknown(gathered), "0" * 32),
         shard_bytes=place.shard_bytes,
-        companions=companions,
+        stem=common_stem((c.files[0].path.name, c.path.is_dir()) for c in inputs),
+        companions=companions.files,
         force=place.force,
     )
     try:
@@ -147,7 +157,8 @@ def _write(
         mask = None if engine.mask_hash is None else engine.mask_hash.hexdigest()
         recipe = gathered.recipe(contents, base, mask)
         checksum = engine.checksum.hexdigest()
-        output.finish(result_metadata(carried, recipe, checksum))
+        config, config_changes = _config(companions, results, engine)
+        output.finish(result_metadata(carried, recipe, checksum), config)
     finally:
         output.discard()
     return MergeReport(
@@ -161,7 +172,8 @@ def _write(
         partly_held=partly_held(ingredients.tensors, inputs),
         left_out={str(checkpoint.path): checkpoint.left_out for checkpoint in inputs if checkpoint.left_out},
         vanished=dict(sorted(engine.tally.vanished.items())),
-        differing_companions=differing,
+        companions=companions,
+        config_changes=config_changes,
         bytes_read=ingredients.input_bytes,
         bytes_written=needed,
         seconds=time.monotonic() - began,
@@ -201,17 +213,28 @@ def _said(copies: Sequence[Checkpoint]) -> dict[str, str]:
     return {key: text for key, (text, *more) in texts.items() if not more}
 
 
-def _companions(leaves: Sequence[OpenLeaf], out: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """The companions of all inputs, if the result is a folder, and the names of those that are not alike everywhere.
+def _companions(gathered: Gathered, place: Place) -> Carried:
+    """What the result takes along, and what stays behind."""
+    copies = [(leaf.weight, copy) for leaf in gathered.leaves for copy in (leaf.checkpoint, *leaf.others)]
+    candidates = [(weight, seen) for weight, copy in copies if (seen := beside(copy)) is not None]
+    base = gathered.ingredients.base
+    first = None if base is None else beside(base)
+    if place.companions_from is not None:
+        first = survey(place.companions_from)
+        if not first.files:
+            raise CheckpointError(
+                f"{place.companions_from} has no configuration to take along. Name the folder of a model."
+            )
+    return choose(candidates, first=first, one_file=is_file_name(place.out))
 
-    Of different ones the one with the smallest hash is taken: a rule that the order of the inputs does not change.
-    """
-    if out.suffix == ".safetensors":
+
+def _config(
+    companions: Carried, results: Sequence[TensorInfo], engine: Engine
+) -> tuple[dict[str, bytes], tuple[model_config.Change, ...]]:
+    """The configuration in the result, if it has to say something else than it did, and what."""
+    text = model_config.read_config(companions.files)
+    if text is None:
         return {}, ()
-    versions: dict[str, dict[bytes, Path]] = {}
-    for checkpoint in (copy for leaf in leaves for copy in (leaf.checkpoint, *leaf.others)):
-        for name, path in checkpoint.companions.items():
-            with os_errors("reading", path):
-                versions.setdefault(name, {})[blake3(path.read_bytes()).digest()] = path
-    chosen = {name: found[min(found)] for name, found in sorted(versions.items())}
-    return chosen, tuple(name for name in chosen if len(versions[name]) > 1)
+    others = [model_config.read_config(one.files) for one in companions.inputs]
+    text, changes = model_config.agree(text, results, engine.checksum.is_same, others)
+    return ({model_config.NAME: text} if changes else {}), changes

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
+from spikemesh.checkpoint.naming import STEMS, index_rank, is_index, single_names
 from spikemesh.checkpoint.safetensors_file import open_safetensors
 from spikemesh.checkpoint.source import Checkpoint, SeenFile, Tensor
 from spikemesh.checkpoint.torch_file import open_torch
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.files.rim import os_errors
 
-INDEX_SUFFIX = ".index.json"
 MAX_INDEX_BYTES = 64 << 20
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""The names of the one file of weights in a folder, best first."""
-COMPANION_SUFFIXES = (".json", ".txt", ".model", ".jinja")
-MAX_COMPANION_BYTES = 128 << 20
+WEIGHTS, OTHER_WEIGHTS = single_names(STEMS[:2]), single_names(STEMS[2:])
+"""Of the one file of weights in a folder, best first: those that come before an index, and those after one."""
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 """What follows the byte 0x80 in a binary pickle."""
@@ -42,7 +41,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return _open_folder(path)
     if not is_there:
         raise CheckpointError(f"{path} is not there. Expected a checkpoint file or a folder that holds one.")
-    if path.name.endswith(INDEX_SUFFIX):
+    if is_index(path.name):
         return _open_shards(path)
     return _open_file(path)
 
@@ -75,39 +74,23 @@ def _is_pickle(start: bytes) -> bool:
 def _open_folder(folder: Path) -> Checkpoint:
     with os_errors("reading", folder):
         names = {path.name for path in folder.iterdir() if path.is_file()}
-    indexes = sorted((name for name in names if name.endswith(INDEX_SUFFIX)), key=_index_rank)
     single = next((folder / name for name in WEIGHTS if name in names), None)
+    indexes = sorted(filter(is_index, names), key=index_rank)
     if single is None and not indexes:
-        files = [folder / name for name in sorted(names) if name.endswith(".safetensors")]
-        if len(files) != 1:
-            found = ", ".join(path.name for path in files[:5]) or "no .safetensors file"
-            raise CheckpointError(
-                f"{folder}: expected {WEIGHTS[0]}, an index of shards (*{INDEX_SUFFIX}) or one .safetensors file, "
-                f"found {found}. Name the file itself."
-            )
-        single = files[0]
+        single = next((folder / name for name in OTHER_WEIGHTS if name in names), None) or _only_file(folder, names)
     opened = _open_file(single) if single is not None else _open_shards(folder / indexes[0])
-    return replace(opened, path=folder, companions=_companions(folder))
+    return replace(opened, path=folder)
 
 
-def _index_rank(name: str) -> tuple[bool, bool, str]:
-    """The index of the model itself comes before those of its variants, safetensors before PyTorch."""
-    return name.removesuffix(INDEX_SUFFIX) not in WEIGHTS, "safetensors" not in name, name
-
-
-def _companions(folder: Path) -> dict[str, Path]:
-    """The small text files of a published model, beside its `config.json`: how to build it, how to tokenize for it."""
-    if not (folder / "config.json").is_file():
-        return {}
-    with os_errors("reading", folder):
-        return {
-            path.name: path
-            for path in sorted(folder.iterdir())
-            if path.suffix in COMPANION_SUFFIXES
-            and not path.name.endswith(INDEX_SUFFIX)
-            and path.is_file()
-            and path.stat().st_size <= MAX_COMPANION_BYTES
-        }
+def _only_file(folder: Path, names: Collection[str]) -> Path:
+    files = [name for name in sorted(names) if name.endswith(".safetensors")]
+    if len(files) != 1:
+        found = ", ".join(files[:5]) or "no .safetensors file"
+        raise CheckpointError(
+            f"{folder}: expected {WEIGHTS[0]}, an index of shards (*.index.json) or one .safetensors file, found "
+            f"{found}. Name the file itself."
+        )
+    return folder / files[0]
 
 
 def _open_shards(index_path: Path) -> Checkpoint:

@@ -40,6 +40,8 @@ class Place:
     """Where the result goes, and how."""
 
     out: Path
+    companions_from: Path | None = None
+    """The folder that configuration and tokenizer come from; without it the base, or one of the inputs."""
     shard_bytes: int | None = None
     force: bool = False
     """Replace what is there."""

@@ -23,22 +23,19 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from spikemesh.checkpoint.opening import COMPANION_SUFFIXES
+from spikemesh.checkpoint.companions import Companion
+from spikemesh.checkpoint.naming import DEFAULT_STEM, file_names, index_name
+from spikemesh.checkpoint.place import check_replaced, is_file_name, is_there
+from spikemesh.checkpoint.safetensors_file import open_safetensors
 from spikemesh.checkpoint.source import TensorInfo
 from spikemesh.checkpoint.windows import PAGE_BYTES, Bytes
-from spikemesh.errors import CheckpointError, StoreFull
+from spikemesh.errors import CheckpointError, InvalidData, StoreError
 from spikemesh.files.container import Entry, pack_header
 from spikemesh.files.rim import FULL, os_errors
-from spikemesh.files.whole import UNFINISHED, sync, write_file_atomic
+from spikemesh.files.whole import UNFINISHED, exchange, sync
 
-SINGLE_NAME = "model.safetensors"
-WEIGHT_SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth"))
-REPLACED_SUFFIXES = WEIGHT_SUFFIXES.union(COMPANION_SUFFIXES)
-"""What a folder may hold that a merge replaces."""
 CACHED_SHARE = 0.25
 """Of the available memory: up to this a result goes through the page cache."""
-SPARE_BYTES = 16 << 20
-"""What must stay free beside the result itself."""
 
 
 class OutputFile:
@@ -132,54 +129,6 @@ class Place:
     offset: int
 
 
-def check_free(out: Path, *, force: bool, shard_bytes: int | None = None) -> None:
-    """`CheckpointError` if the result cannot come to `out`, as far as that can be told beforehand."""
-    if out.name in ("", ".."):
-        raise CheckpointError(f"{out} is no name for a result. Choose a name for a file or a folder.")
-    if shard_bytes is not None and _is_file_name(out):
-        raise CheckpointError(f"{out} is one file; shards go into a folder. Leave out .safetensors or --shard-size.")
-    with os_errors("writing", out):
-        if not out.parent.is_dir():
-            raise CheckpointError(
-                f"the folder {out.parent} is not there. Make it, or choose another place for the result."
-            )
-        if not os.access(out.parent, os.W_OK | os.X_OK):
-            raise CheckpointError(f"nothing can be written into {out.parent}. Choose another place for the result.")
-        if _is_there(out) and not force:
-            raise CheckpointError(f"{out} is already there. Choose another name, or replace it with --force.")
-        if out.is_dir() and not out.is_symlink():
-            _require_only_checkpoint(out)
-
-
-def _require_only_checkpoint(folder: Path) -> None:
-    """`--force` removes what it replaces, and a slip of the keyboard may name any folder."""
-    entries = sorted(folder.iterdir())
-    strange = [entry for entry in entries if entry.is_dir() or entry.suffix not in REPLACED_SUFFIXES]
-    if strange or (entries and not any(entry.suffix in WEIGHT_SUFFIXES for entry in entries)):
-        raise CheckpointError(
-            f"{folder} holds other things than a checkpoint, such as {(strange or entries)[0].name}, which --force "
-            "would remove. Choose another name, or remove the folder yourself."
-        )
-
-
-def _is_file_name(out: Path) -> bool:
-    return out.suffix == ".safetensors"
-
-
-def _is_there(path: Path) -> bool:
-    return path.exists() or path.is_symlink()
-
-
-def check_space(folder: Path, needed_bytes: int) -> None:
-    """`StoreFull` if the disk of `folder` has no room for so many bytes."""
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes + SPARE_BYTES:
-        raise StoreFull(
-            f"the result takes {needed_bytes / 1e9:.2f} GB and the disk of {folder} has {free / 1e9:.2f} GB left. Free "
-            "some, or write to another disk."
-        )
-
-
 class Output:
     """The files of one result, open for writing. `write` from any thread, then `finish`; or `discard`."""
 
@@ -190,23 +139,22 @@ class Output:
         placeholder: Mapping[str, str],
         *,
         shard_bytes: int | None = None,
-        companions: Mapping[str, Path] | None = None,
+        stem: str = DEFAULT_STEM,
+        companions: Mapping[str, Companion] | None = None,
         force: bool = False,
     ) -> None:
         """`placeholder` is metadata of exactly the size that `finish` will bring; tensors lie in the order given.
 
-        `out` is a file if it ends in .safetensors, else a folder: only that can have shards or companions.
+        `out` is a file if it ends in .safetensors, else a folder: only that can have shards, named after `stem`, or
+        companions. Those are copied at once.
         """
         self.out = out
         self._force = force
-        self._is_file = _is_file_name(out)
-        self._companions = companions or {}
+        self._is_file = is_file_name(out)
+        self._companions = {} if self._is_file or companions is None else companions
+        self._stem = stem
         groups = _shards(tensors, shard_bytes)
-        names = (
-            [SINGLE_NAME]
-            if len(groups) == 1
-            else [f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
-        )
+        names = file_names(stem, len(groups))
         self.num_bytes = sum(tensor.size_bytes for tensor in tensors)
         self._direct = self.num_bytes > CACHED_SHARE * _available_bytes()
         self._temporary = out.with_name(f"{out.name}.{secrets.token_hex(4)}{UNFINISHED}")
@@ -218,8 +166,11 @@ class Output:
             with os_errors("writing", self._temporary):
                 if not self._is_file:
                     self._temporary.mkdir()
+                    self._copy_companions()
                 for name, group in zip(names, groups, strict=True):
                     self._create(self._temporary if self._is_file else self._temporary / name, group, placeholder)
+            self._brings = {*names, *self._companions, index_name(stem)}
+            check_replaced(out, self._brings)
         except BaseException:
             self.discard()
             raise
@@ -244,47 +195,68 @@ class Output:
         with os_errors("writing", place.file.path):
             place.file.write(place.offset + start, data)
 
-    def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write headers, index and companions, and give the result its name. What is replaced is gone then, so the new
-        bytes are durable before. `CheckpointError` if something has come there meanwhile.
+    def finish(self, metadata: Mapping[str, str], changed: Mapping[str, bytes] | None = None) -> None:
+        """Write headers, index and companions that are `changed`, and give the result its name. What is replaced is
+        gone then, so the new bytes are durable before, and readable. `CheckpointError` if something has come there
+        meanwhile.
         """
         with os_errors("writing", self.out):
-            is_replacing = _is_there(self.out)
+            is_replacing = is_there(self.out)
             if is_replacing and not self._force:
                 raise CheckpointError(f"{self.out} has come there meanwhile. Choose another name, or use --force.")
+            check_replaced(self.out, self._brings)
+            durable = self._direct or is_replacing
             for file, entries in self._files:
                 header = pack_header(entries, metadata, alignment=PAGE_BYTES)
                 file.write(0, np.frombuffer(header, np.uint8))
-                if self._direct or is_replacing:
+                if durable:
                     file.sync()
+                _require_readable(file.path, entries, metadata)
             if not self._is_file:
-                self._finish_folder()
+                self._finish_folder({} if changed is None else changed, durable)
             self._rename()
             sync(self.out.parent)
         self._close()
 
-    def _finish_folder(self) -> None:
-        for name, path in self._companions.items():
-            with os_errors("reading", path):
-                data = path.read_bytes()
-            write_file_atomic(self._temporary / name, data)
+    def _copy_companions(self) -> None:
+        """While nothing else has been done: what cannot be read says so in the first second."""
+        for name, companion in self._companions.items():
+            place = self._temporary / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("xb") as file:
+                for piece in companion.pieces():
+                    file.write(piece)
+
+    def _finish_folder(self, changed: Mapping[str, bytes], durable: bool) -> None:
+        for name, text in changed.items():
+            (self._temporary / name).write_bytes(text)
+        written = [*self._companions]
         if len(self._files) > 1:
             index = {"metadata": {"total_size": self.num_bytes}, "weight_map": dict(sorted(self._index.items()))}
             text = msgspec.json.format(msgspec.json.encode(index), indent=2)
-            write_file_atomic(self._temporary / (SINGLE_NAME + ".index.json"), text)
-        sync(self._temporary)
+            written.append(index_name(self._stem))
+            (self._temporary / written[-1]).write_bytes(text)
+        if durable:
+            folders = {parent for name in written for parent in (self._temporary / name).parents}
+            inside = [folder for folder in folders if folder.is_relative_to(self._temporary)]
+            for path in (*(self._temporary / name for name in written), *inside, self._temporary):
+                sync(path)
 
     def _rename(self) -> None:
-        """Over what was there, if anything. A folder cannot be replaced in one step: the old one steps aside first."""
+        """Over what was there, if anything. One folder cannot replace another, but two can exchange their names; where
+        the file system cannot do that either, the old one steps aside first.
+        """
         if self._is_file and not self.out.is_dir():
             self._temporary.replace(self.out)
             return
+        if is_there(self.out) and exchange(self._temporary, self.out):
+            return  # what was there has the other name now, and is removed by `discard`
         try:
-            if _is_there(self.out):
+            if is_there(self.out):
                 self.out.rename(self._aside)
             self._temporary.rename(self.out)
         except BaseException:
-            if _is_there(self._aside) and not _is_there(self.out):
+            if is_there(self._aside) and not is_there(self.out):
                 self._aside.rename(self.out)
             raise
 
@@ -298,6 +270,23 @@ class Output:
         for file, _ in self._files:
             file.close()
         self._files = []
+
+
+def _require_readable(path: Path, entries: Sequence[Entry], metadata: Mapping[str, str]) -> None:
+    """`StoreError` if the library that will read the result finds anything else in it than was written."""
+    try:
+        with contextlib.closing(open_safetensors(path)) as opened:
+            found = {name: (t.element.name, t.shape) for name, t in opened.tensors.items()}
+            same = found == {name: (element, shape) for name, element, shape, _ in entries}
+            if same and dict(opened.metadata) == dict(metadata):
+                return
+            why = "the table of tensors is another"
+    except InvalidData as error:
+        why = str(error)
+    raise StoreError(
+        f"{path} was written and cannot be read back ({why:.300}). What stood at its place is as it was. Check the "
+        "disk, and try again."
+    )
 
 
 def _remove(path: Path) -> None:

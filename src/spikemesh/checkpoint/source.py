@@ -83,10 +83,8 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """Names of what is in the file and is not a tensor."""
-    companions: Mapping[str, Path] = field(default_factory=dict)
-    """Configuration and tokenizer files that stand beside the weights, by file name."""
     files: tuple[SeenFile, ...]
-    """The files with the tensors' bytes, as they were just before they were opened."""
+    """The index, if there is one, and the files with the tensors' bytes, as they were just before they were opened."""
     resources: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
 
     @property

@@ -14,7 +14,7 @@ from spikemesh.checkpoint.engine import Engine
 from spikemesh.checkpoint.gather import Gathered, Gathering, check_contents
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.merge import carried_metadata, result_metadata
-from spikemesh.checkpoint.opening import INDEX_SUFFIX
+from spikemesh.checkpoint.naming import is_index
 from spikemesh.checkpoint.plan import MergedTensor
 from spikemesh.checkpoint.recipe import Recipe, read_recipe
 from spikemesh.checkpoint.safetensors_file import open_safetensors
@@ -140,7 +140,7 @@ def _metadata_differences(
     expected = result_metadata(carried_metadata(gathered.leaves), recipe, checksum)
     wrong: set[str] = set()
     for file in merged.files:
-        if file.path.name.endswith(INDEX_SUFFIX):
+        if is_index(file.path.name):
             continue
         with closing(open_safetensors(file.path)) as part:
             for key, text in expected.items():

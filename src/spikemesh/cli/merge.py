@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Collection
 from contextlib import closing
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +15,8 @@ import typer
 from rich.filesize import decimal
 
 from spikemesh.cli.adapters import are_adapters, merge_adapters
-from spikemesh.cli.names import encoded, shown
+from spikemesh.cli.companions import companion_facts, print_companions
+from spikemesh.cli.names import encoded, shown, some
 from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError, DataError
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from spikemesh.train import CalibrationReport
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-SHOWN = 5
 
 
 def parse_size(text: str) -> int:
@@ -52,6 +50,10 @@ def merge(
     dtype: Annotated[str | None, typer.Option(help="Type of the result: keep (default), bf16, f16 or f32.")] = None,
     mask_from: Annotated[
         Path | None, typer.Option(help="A file with masks: where they are not zero, a zero is held as well.")
+    ] = None,
+    companions_from: Annotated[
+        Path | None,
+        typer.Option(help="The folder that configuration and tokenizer come from; else the base, else one input."),
     ] = None,
     shard_size: Annotated[str | None, typer.Option(help="Cut the result into files of at most this, as 5GB.")] = None,
     as_is: Annotated[
@@ -110,6 +112,7 @@ def merge(
                 weights=weight,
                 rule=rule,
                 dtype=dtype,
+                companions_from=companions_from,
                 shard_bytes=shard_bytes,
                 force=force,
                 as_is=as_is,
@@ -176,7 +179,7 @@ def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[s
         "partly_held": report.partly_held,
         "left_out": report.left_out,
         "vanished": report.vanished,
-        "differing_companions": report.differing_companions,
+        **companion_facts(report),
         "bytes_read": report.bytes_read,
         "bytes_written": report.bytes_written,
         "seconds": report.seconds,
@@ -194,23 +197,17 @@ def _print(report: MergeReport, calibration: CalibrationReport | None) -> None:
     for leaf in sorted(report.recipe.leaves):
         print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {shown(report.leaves[leaf.content])}")
     if report.partly_held:
-        print(f"Not in all inputs, and kept: {_some(report.partly_held)}.")
+        print(f"Not in all inputs, and kept: {some(report.partly_held)}.")
     for path, names in report.left_out.items():
-        print(f"Left out of {shown(path)}, because it is no tensor: {_some(names)}.")
+        print(f"Left out of {shown(path)}, because it is no tensor: {some(names)}.")
     if report.vanished:
         total = sum(report.vanished.values())
-        print(f"{total} values were too small for {report.recipe.dtype} and became zero, in {_some(report.vanished)}.")
-    if report.differing_companions:
-        print(f"Not the same in all inputs, so one was chosen: {_some(report.differing_companions)}.")
+        print(f"{total} values were too small for {report.recipe.dtype} and became zero, in {some(report.vanished)}.")
+    print_companions(report)
     if calibration is not None:
         print(
             f"Calibrated: firing rates were up to {calibration.shift_before:.1%} from the inputs' mean, now "
             f"{calibration.shift_after:.1%}."
         )
         if calibration.unreached:
-            print(f"No threshold reaches the mean rate in {_some(calibration.unreached)}.")
-
-
-def _some(names: Collection[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(shown, islice(names, SHOWN))) + more
+            print(f"No threshold reaches the mean rate in {some(calibration.unreached)}.")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
+
+SHOWN = 5
 
 
 def shown(name: str | Path) -> str:
     """The name, with whatever moves a cursor, hides or reorders other text, or is no text at all, escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(name))
+
+
+def some(names: Collection[str]) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(shown, islice(names, SHOWN))) + more
 
 
 def encoded(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -15,6 +16,9 @@ from spikemesh.files.rim import os_errors
 
 UNFINISHED = ".unfinished"
 """How the name of a file ends until it is complete. After a crash, `remove_unfinished` finds it by this."""
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of Linux's renameat2."""
 
 
 def write_file_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -52,6 +56,19 @@ def _write_all(fd: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Give each the other's name in one step, whatever they are. False where the system or the file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), ctypes.c_uint(RENAME_EXCHANGE)) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
 
 
 def discard(path: Path) -> None:

@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+from spikemesh.checkpoint import model_config
 from spikemesh.checkpoint.adapters.engine import AdapterEngine, Base, Opened
 from spikemesh.checkpoint.adapters.factors import Weighted
 from spikemesh.checkpoint.adapters.gather import Gathered, Library
 from spikemesh.checkpoint.adapters.plan import ChangedTensor, plan
 from spikemesh.checkpoint.adapters.recipe import RULES, AdapterRecipe, result_metadata, weights_of
 from spikemesh.checkpoint.adapters.remainder import RemainderWriter, remainder_path
+from spikemesh.checkpoint.companions import Companions, beside
 from spikemesh.checkpoint.content import CHECKSUM
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Place
-from spikemesh.checkpoint.output import Output, check_free, check_space
+from spikemesh.checkpoint.output import Output
+from spikemesh.checkpoint.place import check_free, check_space
 from spikemesh.checkpoint.recipe import DTYPES
 from spikemesh.progress import SILENT, Progress
 
@@ -88,7 +91,7 @@ def merge_adapters(
         writing = Writing(
             base=Opened(opened),
             base_metadata=opened.metadata,
-            companions=opened.companions,
+            companions=beside(opened),
             weighted=gathered.weighted,
             tensors=plan(list(opened.tensors.values()), gathered.adapters, dtype),
             place=place,
@@ -112,7 +115,7 @@ def merge_adapters(
                     dtype=dtype,
                     force=force,
                 )
-            output.finish(result_metadata(opened.metadata, recipe, checksum))
+            output.finish(result_metadata(opened.metadata, recipe, checksum), writing.config(engine))
         finally:
             output.discard()
         library.known.remember(opened, recipe.base)
@@ -137,7 +140,8 @@ class Writing:
 
     base: Base
     base_metadata: Mapping[str, str]
-    companions: Mapping[str, Path]
+    companions: Companions | None
+    """What stands beside the base; a folder as a result takes it along."""
     weighted: Weighted
     tensors: Sequence[ChangedTensor]
     place: Place
@@ -162,7 +166,7 @@ class Writing:
             results,
             result_metadata(self.base_metadata, recipe, "0" * 32),
             shard_bytes=self.place.shard_bytes,
-            companions={} if out.suffix == ".safetensors" else self.companions,
+            companions=None if self.companions is None else self.companions.files,
             force=self.place.force,
         )
         try:
@@ -173,6 +177,14 @@ class Writing:
             output.discard()
             raise
         return output, engine
+
+    def config(self, engine: AdapterEngine) -> dict[str, bytes]:
+        """The base's configuration, if it has to say something else of these tensors."""
+        text = None if self.companions is None else model_config.read_config(self.companions.files)
+        if text is None:
+            return {}
+        text, changes = model_config.agree(text, [t.result for t in self.tensors], engine.checksum.is_same)
+        return {model_config.NAME: text} if changes else {}
 
 
 def report(

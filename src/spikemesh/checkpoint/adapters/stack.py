@@ -21,7 +21,7 @@ from spikemesh.checkpoint.adapters.config import CONFIG_NAME
 from spikemesh.checkpoint.adapters.gather import Gathered, Library
 from spikemesh.checkpoint.adapters.recipe import RULES, weights_of
 from spikemesh.checkpoint.known import KnownFiles
-from spikemesh.checkpoint.output import check_free
+from spikemesh.checkpoint.place import check_free
 from spikemesh.checkpoint.source import Tensor
 from spikemesh.errors import CheckpointError
 from spikemesh.files.container import Entry, pack_header

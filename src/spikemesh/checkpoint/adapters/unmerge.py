@@ -17,9 +17,10 @@ from spikemesh.checkpoint.adapters.merge import AdapterReport, PathLike, Writing
 from spikemesh.checkpoint.adapters.plan import plan
 from spikemesh.checkpoint.adapters.recipe import AdapterLeaf, AdapterRecipe, read_adapter_recipe, result_metadata
 from spikemesh.checkpoint.adapters.remainder import Remainder, Restored, open_remainder, remainder_path
+from spikemesh.checkpoint.companions import beside
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.options import Place
-from spikemesh.checkpoint.output import check_free
+from spikemesh.checkpoint.place import check_free
 from spikemesh.checkpoint.recipe import CHECKSUM_KEY
 from spikemesh.checkpoint.source import Checkpoint, TensorInfo
 from spikemesh.errors import CheckpointError, InvalidData
@@ -71,7 +72,8 @@ def unmerge(
                     f"the base that {merged} was made from does not come back: expected content {recipe.base}. "
                     f"{merged} or {found or writing.base.path} has changed since the merge."
                 )
-            output.finish(result_metadata(writing.base_metadata, remaining, engine.checksum.hexdigest()))
+            metadata = result_metadata(writing.base_metadata, remaining, engine.checksum.hexdigest())
+            output.finish(metadata, writing.config(engine))
         finally:
             output.discard()
         return report(writing, engine, remaining, gathered, began, remainder=found)
@@ -96,8 +98,8 @@ def _identities(library: Library, recipe: AdapterRecipe, paths: Sequence[Path]) 
 def _remainder_of(merged: Checkpoint, given: PathLike | None, base: PathLike | None) -> Path | None:
     if given is not None:
         return Path(given)
-    beside = remainder_path(merged.path)
-    return beside if base is None and beside.is_file() else None
+    path = remainder_path(merged.path)
+    return path if base is None and path.is_file() else None
 
 
 def _from_sources(
@@ -108,7 +110,7 @@ def _from_sources(
     writing = Writing(
         base=Opened(opened),
         base_metadata=opened.metadata,
-        companions=opened.companions,
+        companions=beside(opened),
         weighted=gathered.weighted,
         tensors=plan(list(opened.tensors.values()), gathered.adapters, left.dtype if left.leaves else "keep"),
         place=place,
@@ -134,7 +136,7 @@ def _from_remainder(
     writing = Writing(
         base=restored,
         base_metadata=source.base_metadata,
-        companions=merged.companions,
+        companions=beside(merged),
         weighted=gathered.weighted,
         tensors=plan(base, gathered.adapters, left.dtype if left.leaves else "keep"),
         place=place,

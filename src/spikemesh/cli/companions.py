@@ -1,0 +1,49 @@
+"""What a merge says of the files beside the weights: where they come from, and what was left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spikemesh.cli.names import shown, some
+
+if TYPE_CHECKING:
+    from spikemesh.checkpoint import MergeReport
+
+
+def companion_facts(report: MergeReport) -> dict[str, object]:
+    """For programs."""
+    carried = report.companions
+    return {
+        "companions": {
+            "from": None if carried.source is None else carried.source.folder,
+            "files": sorted(carried.files),
+            "changed": report.config_changes,
+            "left": {str(folder): names for folder, names in carried.left.items()},
+        },
+        "differing_companions": carried.differing,
+    }
+
+
+def print_companions(report: MergeReport) -> None:
+    """For people."""
+    carried = report.companions
+    if carried.source is not None:
+        print(f"Configuration and tokenizer are of {shown(carried.source.folder)}: {some(sorted(carried.files))}.")
+    for change in report.config_changes:
+        print(f"In its config.json, {change.key} was {change.before} and is {change.after}, as the tensors are.")
+    if carried.differing:
+        print(f"Another input has these differently: {some(carried.differing)}.")
+    for (why, names), folders in _alike(carried.left).items():
+        print(f"Left behind in {some(folders)}: {some(names)} ({shown(why)}).")
+
+
+def _alike(left: Mapping[Path, Mapping[str, str]]) -> dict[tuple[str, tuple[str, ...]], list[str]]:
+    """Reasons, with the names that have it in one folder, and the folders where these are the same names."""
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for folder, names in left.items():
+        for why in dict.fromkeys(names.values()):
+            alike = tuple(name for name in names if names[name] == why)
+            found.setdefault((why, alike), []).append(str(folder))
+    return found
