@@ -132,11 +132,11 @@ def bars(console: Console, clock: Clock = time.monotonic) -> Iterator[Progress]:
 
     columns = (
         rich_bars.TextColumn("{task.description}", markup=False),
-        rich_bars.BarColumn(),
-        Amount(table_column=Column(no_wrap=True)),
-        rich_bars.TimeElapsedColumn(),
-        rich_bars.TextColumn("· left"),
-        rich_bars.TimeRemainingColumn(),
+        rich_bars.BarColumn(bar_width=20),
+        Amount(table_column=Column(no_wrap=True, min_width=27)),
+        rich_bars.TimeElapsedColumn(table_column=Column(min_width=7)),
+        rich_bars.TextColumn("left"),
+        rich_bars.TimeRemainingColumn(table_column=Column(min_width=7)),
     )
     redirect = sys.stdout.isatty()  # what a command prints into a pipe goes there and not to the terminal
     shown = rich_bars.Progress(*columns, console=console, transient=True, redirect_stdout=redirect, get_time=clock)
