@@ -23,7 +23,7 @@ def main() -> None:
     torch.set_num_threads(1)
     how = sys.argv[1]
     rng = np.random.default_rng(0)
-    mask = balanced_mask(NEURONS, INPUTS, DENSITY, rng)
+    mask = balanced_mask(NEURONS, INPUTS, DENSITY)
     layer = MaskedLinear(mask) if how == "masked" else SparseLinear(mask)
     with torch.no_grad():
         layer.weight.copy_(layer.laid(torch.from_numpy(rng.standard_normal(int(mask.sum()), np.float32))))

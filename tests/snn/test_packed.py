@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -78,7 +77,7 @@ def test_delays(length: int, before: float) -> None:
 
 
 def two_populations() -> SparseLinear:
-    return SparseLinear(balanced_mask(6, 2 * NEURONS, 0.5, np.random.default_rng(0)))
+    return SparseLinear(balanced_mask(6, 2 * NEURONS, 0.5))
 
 
 def test_synapses_read_populations_side_by_side() -> None:

@@ -36,8 +36,15 @@ def _save(store: Store, before: dict[int, bytes], after: dict[int, bytes], folde
     store.save_sum(dirty, ids, sum_digest(after), records=map(row, records))
 
 
+def _write_in_pieces(store: Store, data: bytes) -> None:
+    with store.blobs.writing(len(data)) as blob:
+        blob.write(3, data[3:])
+        blob.write(0, data[:3])
+
+
 ACTS: list[Callable[[Store], object]] = [
     lambda store: store.blobs.put(b"first"),
+    lambda store: _write_in_pieces(store, b"in pieces"),
     lambda store: store.add_records([row(1)]),
     lambda store: _save(store, {}, FIRST, range(1, 2), range(0)),
     lambda store: store.set_value("seq", b"1"),

@@ -30,6 +30,35 @@ def test_put_verified_refuses_another_hash(store: Store) -> None:
     assert not store.blobs.has(HASH)
 
 
+def test_a_blob_can_be_written_piece_by_piece(store: Store) -> None:
+    with store.blobs.writing(len(DATA)) as blob:
+        blob.write(5, DATA[5:])
+        blob.write(0, DATA[:5])
+        assert not store.blobs.has(HASH)
+        with pytest.raises(ValueError, match=r"0\.\.10"):
+            blob.write(8, b"beyond")
+    assert blob.digest == HASH and store.blobs.get(HASH) == DATA
+    assert store.blobs.total_bytes == len(DATA)
+    with store.blobs.writing(3) as zeros:
+        pass
+    assert store.blobs.get(zeros.digest) == bytes(3)
+
+
+def test_a_blob_that_is_not_finished_leaves_nothing(store: Store) -> None:
+    with pytest.raises(KeyboardInterrupt), store.blobs.writing(9) as blob:
+        blob.write(0, b"half")
+        raise KeyboardInterrupt
+    assert not [path for path in (store.folder / "blobs").rglob("*") if path.is_file()]
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "node") as store:
+        left = store.folder / "blobs" / "blob.12345678.unfinished"
+    left.write_bytes(b"half")
+    with Store.open(tmp_path / "node"):
+        assert not left.exists()
+
+
 def test_a_missing_blob(store: Store) -> None:
     for read in (store.blobs.get, store.blobs.size, lambda digest: store.blobs.read_range(digest, 0, 1)):
         with pytest.raises(BlobMissing, match=HASH.hex()):

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import typer
 from rich import print as show
 
 from spikemesh.cli.folder import RunFolder
 from spikemesh.cli.presets import PRESET_OPTION, find_preset
+from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import TicketError
+from spikemesh.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from spikemesh.snn import ModelConfig
+    from spikemesh.store import Store
+    from spikemesh.store.writer import BlobWriter
 
 BUCKET_OPTION: Any = typer.Option(
     help="A folder all can reach: a path on a shared disk, or a URL such as s3://name/folder. Repeat it for more."
@@ -30,7 +41,7 @@ def init(
     ] = None,
     name: Annotated[str, typer.Option(help="What people call the run.")] = "spikemesh",
     preset: Annotated[str, PRESET_OPTION] = "demo",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same start.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 64) - 1, help="The same seed gives the same start.")] = 0,
     rounds: Annotated[
         int | None,
         typer.Option(
@@ -46,7 +57,8 @@ def init(
             f"{folder} already holds a run. Start its node with `spikemesh join {folder}`, or choose another folder."
         )
     buckets = bucket_urls(bucket)
-    create_run(run, data=data, name=name, preset=preset, seed=seed, rounds=rounds)
+    with shown_progress() as progress:
+        create_run(run, data=data, name=name, preset=preset, seed=seed, rounds=rounds, progress=progress)
     run.add_buckets(buckets)
     show(f"run [bold]{run.run_id().hex()}[/bold] in {folder}")
     show(f"start its first node with: spikemesh join {folder}")
@@ -85,37 +97,78 @@ async def _put_into_buckets(run: RunFolder) -> str:
 
 
 def create_run(
-    run: RunFolder, *, data: Path | None, name: str, preset: str, seed: int, rounds: int | None = None
+    run: RunFolder,
+    *,
+    data: Path | None,
+    name: str,
+    preset: str,
+    seed: int,
+    rounds: int | None = None,
+    progress: Progress = SILENT,
 ) -> None:
     """Write a complete node folder for a new run. The genesis comes last: with it, the run exists."""
-    from blake3 import blake3
-
-    from spikemesh.codec import write_tensors
     from spikemesh.crdt import Genesis, TensorSpec
     from spikemesh.node import Identity
-    from spikemesh.snn import Layout, initialise, to_tensors
+    from spikemesh.snn import layout_tensors
     from spikemesh.store import Store
-    from spikemesh.train import Corpus, batch
+    from spikemesh.train import Corpus, spread_windows
 
     config, recipe = find_preset(preset)
     recipe = replace(recipe, num_rounds=rounds or recipe.num_rounds)
     text = Corpus.load(data).train_text
-    windows = batch(text, seed=seed, step=0, batch_size=CALIBRATION_WINDOWS, num_tokens=recipe.num_tokens)
-    model = initialise(config, windows[:, :-1], seed=seed)
-    start = write_tensors(to_tensors(model))
+    sample = spread_windows(text, num_windows=CALIBRATION_WINDOWS, num_tokens=recipe.num_tokens)
     with Store.open(run.path) as store:
         identity = Identity.load_or_create(run.path)
-        store.blobs.put(start)
+        start = put_start(store, config, sample, seed=seed, progress=progress)
         run.set_genesis(
             Genesis(
                 name=name,
                 founder=identity.id,
                 model=config.to_dict(),
                 recipe=recipe.to_dict(),
-                tensors=tuple(
-                    TensorSpec(t.name, t.shape, t.num_coordinates, t.masked) for t in Layout.of(model).tensors
-                ),
-                init_hash=blake3(start).digest(),
-                init_bytes=len(start),
+                tensors=tuple(TensorSpec(t.name, t.shape, t.num_coordinates, t.masked) for t in layout_tensors(config)),
+                init_hash=start,
+                init_bytes=store.blobs.size(start),
             )
         )
+
+
+def put_start(
+    store: Store,
+    config: ModelConfig,
+    sample: npt.NDArray[np.int64],
+    *,
+    seed: int,
+    progress: Progress = SILENT,
+    num_threads: int | None = None,
+) -> bytes:
+    """Make a run's start, settled on `sample` [B, L], and keep it as a blob; returns its hash.
+
+    It goes to the disk as it is made. The same bytes on any machine and any number of threads (None: all cores).
+    """
+    from spikemesh.codec import TensorFile
+    from spikemesh.snn import start_shapes, write_start
+
+    file = TensorFile.of(start_shapes(config))
+    with store.blobs.writing(file.num_bytes) as blob:
+        blob.write(0, file.header)
+        write_start(
+            config,
+            sample,
+            seed=seed,
+            sink=_StartFile(blob, file.offsets),
+            num_threads=num_threads or len(os.sched_getaffinity(0)),
+            progress=progress,
+        )
+    return blob.digest
+
+
+@dataclass(frozen=True)
+class _StartFile:
+    """Tensors that come piece by piece, at their places in a blob."""
+
+    blob: BlobWriter
+    offsets: Mapping[str, int]
+
+    def put(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
+        self.blob.write(self.offsets[name] + first * values.itemsize, values.data)

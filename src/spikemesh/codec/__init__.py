@@ -43,7 +43,7 @@ from spikemesh.codec.records import (
     sign_record,
     unpack_wires,
 )
-from spikemesh.codec.tensors import read_metadata, read_tensor_file, read_tensors, write_tensors
+from spikemesh.codec.tensors import TensorFile, read_metadata, read_tensor_file, read_tensors, write_tensors
 from spikemesh.codec.ticket import Ticket, decode_ticket, encode_ticket, portable
 from spikemesh.codec.vouch import VOUCH_BYTES, read_vouch, sign_vouch
 
@@ -72,6 +72,7 @@ __all__ = [
     "Refused",
     "Snapshot",
     "Table",
+    "TensorFile",
     "Ticket",
     "Vouch",
     "Vouched",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -21,17 +24,38 @@ DTYPES = {name: element.numpy for name, element in ELEMENTS.items() if element.n
 _NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 
+@dataclass(frozen=True)
+class TensorFile:
+    """A file of tensors before their bytes are there: its header, and where each of them begins."""
+
+    header: bytes
+    offsets: Mapping[str, int]
+    num_bytes: int
+
+    @classmethod
+    def of(
+        cls, shapes: Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+    ) -> TensorFile:
+        """The same file for the same names, types and shapes. Wide elements come first, so that all are aligned."""
+        types = {name: np.dtype(dtype) for name, (dtype, _) in shapes.items()}
+        unknown = {str(dtype) for dtype in types.values() if dtype not in _NAMES}
+        if unknown:
+            raise ValueError(f"expected arrays of {sorted(map(str, _NAMES))}, got {sorted(unknown)}")
+        entries = [
+            (name, _NAMES[types[name]], shapes[name][1], math.prod(shapes[name][1]) * types[name].itemsize)
+            for name in sorted(shapes, key=lambda name: (-types[name].itemsize, name))
+        ]
+        header = pack_header(entries, metadata)
+        ends = list(accumulate((size for *_, size in entries), initial=len(header)))
+        return cls(header, {entry[0]: start for entry, start in zip(entries, ends, strict=False)}, ends[-1])
+
+
 def write_tensors(tensors: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The file of `tensors`, the same bytes for the same arrays. Wide elements come first, so that all are aligned."""
-    unknown = {str(array.dtype) for array in tensors.values() if array.dtype not in _NAMES}
-    if unknown:
-        raise ValueError(f"expected arrays of {sorted(map(str, _NAMES))}, got {sorted(unknown)}")
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-    parts = [np.ascontiguousarray(array, DTYPES[_NAMES[array.dtype]]).tobytes() for _, array in ordered]
-    entries = [
-        (name, _NAMES[array.dtype], array.shape, len(part)) for (name, array), part in zip(ordered, parts, strict=True)
-    ]
-    return b"".join((pack_header(entries, metadata), *parts))
+    """The file of `tensors`, the same bytes for the same arrays; see `TensorFile`."""
+    file = TensorFile.of({name: (array.dtype, array.shape) for name, array in tensors.items()}, metadata)
+    arrays = [tensors[name] for name in file.offsets]
+    parts = [np.ascontiguousarray(array, DTYPES[_NAMES[array.dtype]]).tobytes() for array in arrays]
+    return b"".join((file.header, *parts))
 
 
 def read_tensor_file(data: bytes) -> dict[str, Array]:

@@ -38,7 +38,7 @@ def write_file_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 def write_unfinished(path: Path, data: bytes, mode: int = 0o644) -> Path:
     """Write and sync `data` beside `path`; returns where. The caller renames it, which makes it a file."""
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    unfinished = unfinished_path(path)
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         try:
@@ -50,6 +50,11 @@ def write_unfinished(path: Path, data: bytes, mode: int = 0o644) -> Path:
         discard(unfinished)
         raise
     return unfinished
+
+
+def unfinished_path(path: Path) -> Path:
+    """A name beside `path` that nobody else uses, and that says what it is."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -6,8 +6,10 @@ from spikemesh.kernels.merge.elements import ELEMENTS, Element
 from spikemesh.kernels.merge.products import MAX_INTEGER, Factors, ProductCounts, add_products
 from spikemesh.kernels.merge.widen import Reals, widen
 from spikemesh.kernels.spiking.currents import currents_backward, currents_forward
+from spikemesh.kernels.spiking.draw import draw_columns, draw_normals
 from spikemesh.kernels.spiking.events import NUM_LANES, EventNetwork, Events, EventState, Population, Synapses, Weights
 from spikemesh.kernels.spiking.lif import lif_backward, lif_forward
+from spikemesh.kernels.spiking.settle import Incoming, Settling, settle
 from spikemesh.kernels.spiking.sparse import Pattern
 from spikemesh.kernels.spiking.spikes import count_spikes, delay_spikes, num_bit_bytes, unpack_spikes
 
@@ -23,12 +25,14 @@ __all__ = [
     "EventState",
     "Events",
     "Factors",
+    "Incoming",
     "Pattern",
     "Population",
     "ProductCounts",
     "Reals",
     "Rule",
     "Scan",
+    "Settling",
     "Synapses",
     "Weights",
     "add_products",
@@ -37,12 +41,15 @@ __all__ = [
     "currents_backward",
     "currents_forward",
     "delay_spikes",
+    "draw_columns",
+    "draw_normals",
     "instruction_set",
     "lif_backward",
     "lif_forward",
     "native",
     "num_bit_bytes",
     "scan",
+    "settle",
     "unpack_spikes",
     "widen",
 ]

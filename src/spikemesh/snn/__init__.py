@@ -14,19 +14,13 @@ if TYPE_CHECKING:
     from spikemesh.snn.files import MODEL_KEY, config_from_file, model_from_file, model_metadata
     from spikemesh.snn.functional import arctan_surrogate, leaky_integral, lif, lif_step
     from spikemesh.snn.inference import EventEngine, Session, engine_loss
-    from spikemesh.snn.init import initialise
-    from spikemesh.snn.layout import (
-        Layout,
-        LayoutTensor,
-        dense_tensors,
-        model_from_dense,
-        model_from_tensors,
-        to_tensors,
-    )
+    from spikemesh.snn.init import StartSink, initialise, write_start
+    from spikemesh.snn.layout import Layout, dense_tensors, model_from_dense, model_from_tensors, to_tensors
     from spikemesh.snn.model import BlockState, ModelState, SpikingLM
     from spikemesh.snn.modules import LIF, AxonDelay, LeakyReadout, MaskedLinear, SparseLinear, balanced_mask
     from spikemesh.snn.plasticity import StdpWindow, neuron_drift, stdp_drift
     from spikemesh.snn.sparsity import SpikeMeter, spike_rates, weight_densities
+    from spikemesh.snn.table import LayoutTensor, layout_tensors, start_shapes
     from spikemesh.snn.text import generate, sample
 
 _FILES = {
@@ -35,12 +29,13 @@ _FILES = {
     "files": "MODEL_KEY config_from_file model_from_file model_metadata",
     "functional": "arctan_surrogate leaky_integral lif lif_step",
     "inference": "EventEngine Session engine_loss",
-    "init": "initialise",
-    "layout": "Layout LayoutTensor dense_tensors model_from_dense model_from_tensors to_tensors",
+    "init": "StartSink initialise write_start",
+    "layout": "Layout dense_tensors model_from_dense model_from_tensors to_tensors",
     "model": "BlockState ModelState SpikingLM",
     "modules": "LIF AxonDelay LeakyReadout MaskedLinear SparseLinear balanced_mask",
     "plasticity": "StdpWindow neuron_drift stdp_drift",
     "sparsity": "SpikeMeter spike_rates weight_densities",
+    "table": "LayoutTensor layout_tensors start_shapes",
     "text": "generate sample",
 }
 """Which file each public name stands in. No name may be that of a file here."""
@@ -64,6 +59,7 @@ __all__ = [
     "SparseLinear",
     "SpikeMeter",
     "SpikingLM",
+    "StartSink",
     "StdpWindow",
     "arctan_surrogate",
     "balanced_mask",
@@ -72,6 +68,7 @@ __all__ = [
     "engine_loss",
     "generate",
     "initialise",
+    "layout_tensors",
     "leaky_integral",
     "lif",
     "lif_step",
@@ -83,9 +80,11 @@ __all__ = [
     "prefers_sparse",
     "sample",
     "spike_rates",
+    "start_shapes",
     "stdp_drift",
     "to_tensors",
     "weight_densities",
+    "write_start",
 ]
 
 

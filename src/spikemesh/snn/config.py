@@ -84,6 +84,11 @@ class ModelConfig:
 MAX_WEIGHTS = 1 << 31
 
 
+def balanced_fan_in(num_inputs: int, density: float) -> int:
+    """Synapses per neuron: round(density * num_inputs), at least 1."""
+    return max(1, round(density * num_inputs))
+
+
 def population_names(config: ModelConfig) -> list[str]:
     """In the order in which currents flow."""
     return [f"blocks.{b}.{part}" for b in range(config.num_blocks) for part in ("stream", "hidden")] + ["output"]

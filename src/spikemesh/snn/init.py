@@ -8,153 +8,279 @@ Done layer by layer on a sample of real input, as the currents depend on the lay
 2. *Rate-calibrated*: each neuron's threshold is found by bisection such that it fires at `target_rate` on the sample.
 3. *STDP-aware*: a common offset is added to each neuron's incoming weights. It decides how strongly the neuron
    follows the summed activity of its inputs, hence how far potentiation outweighs depression (`plasticity`). It is
-   found by bisection such that the drift summed over the neuron's synapses is zero; at each trial offset the
-   threshold is calibrated anew, so rate and drift hold together.
+   found by bisection such that the drift summed over the neuron's synapses is as near to zero as a trial came; at
+   each trial offset the threshold is calibrated anew, so rate and drift hold together.
 
-The same config, sample and seed give the same bits on the same machine; other machines receive the start as a blob.
+The same config, sample and seed give the same bits on every machine, whatever runs the kernels and on however many
+threads: numbers are drawn by their place (`kernels.spiking.draw`), and no operation is left to a library's rounding.
 
-Shapes: L token, B batch, N neuron, I pre-synaptic neuron. Time-major.
+What is different here: neurons of a layer settle without looking at each other, so a few rows at a time are drawn,
+settled (`kernels.spiking.settle`) and handed to a sink. Memory is the spikes of one layer as bits, the stream of
+currents, and these few rows; the model itself is nowhere.
+
+Shapes: L token, B sequence of the sample, D width, N neuron, R some rows (neurons) of a matrix, K synapse of one.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from spikemesh.snn.config import ModelConfig
-from spikemesh.snn.functional import lif
-from spikemesh.snn.model import SpikingLM
-from spikemesh.snn.modules import LIF, AnyLinear
-from spikemesh.snn.plasticity import StdpWindow, neuron_drift, pre_trace
+from spikemesh.kernels import Incoming, Settling, delay_spikes, draw_columns, draw_normals, num_bit_bytes, settle
+from spikemesh.progress import SILENT, Progress
+from spikemesh.snn.config import VOCAB, ModelConfig, balanced_fan_in
+from spikemesh.snn.plasticity import StdpWindow
+from spikemesh.snn.table import MASK_PREFIX, THETA0, layout_tensors, start_shapes
+
+if TYPE_CHECKING:
+    from spikemesh.snn.model import SpikingLM
+
+Floats = npt.NDArray[np.float32]
+Bits = npt.NDArray[np.uint8]
+Tokens = npt.NDArray[np.int64]
 
 STREAM_GAIN = 0.5
 """Current fluctuation that a block adds to the stream, where the embedding's is 1."""
 HEAD_GAIN = 0.1
 """Small, so that the first predictions are close to uniform."""
+MIX_STD = 0.5
 RATE_STEPS = 12
-DRIFT_STEPS = 10
-MAX_OFFSET = 1.0
+DRIFT_STEPS = 11
+MAX_OFFSET = 2.0
 """Search range of the weight offset, in standard deviations of the neuron's weights."""
 
+ROWS = 256
+"""Neurons that are settled at once, a multiple of 8 so that their masks are whole bytes; fewer if they have many"""
+SYNAPSES = 1 << 19
+"""synapses, so that these stay below so many."""
 
-@dataclass(frozen=True, eq=False)
-class Synapses:
-    """What the STDP centring of one weight matrix needs: its spikes' sums over each neuron's synapses, [L, B, N]."""
 
-    pre_sum: Tensor
-    pre_trace_sum: Tensor
+class StartSink(Protocol):
+    """Where a start goes, piece by piece and in no order; every place is written once."""
 
-    @classmethod
-    def of(cls, layer: AnyLinear, spikes: Tensor, window: StdpWindow) -> Synapses:
-        mask = layer.mask.to(spikes.dtype)
-        return cls(spikes @ mask.T, pre_trace(spikes, window) @ mask.T)
+    def put(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
+        """Elements first.. of "theta0" or of a mask's bytes; `values` is one-dimensional and used at once."""
 
 
 def initialise(
-    config: ModelConfig, tokens: npt.NDArray[np.int64], *, seed: int, window: StdpWindow | None = None
+    config: ModelConfig, tokens: Tokens, *, seed: int, window: StdpWindow | None = None, num_threads: int = 1
 ) -> SpikingLM:
     """A model at its start, calibrated on `tokens` [B, L] (a few thousand bytes of training text)."""
-    model = SpikingLM(config)
-    rng = np.random.default_rng([seed, 0x696E6974])
-    with torch.no_grad():
-        _draw(model, rng)
-        _calibrate(model, torch.from_numpy(tokens), window or StdpWindow())
-    return model
+    from spikemesh.snn.layout import model_from_tensors
+
+    kept = _Kept(config)
+    write_start(config, tokens, seed=seed, sink=kept, window=window, num_threads=num_threads)
+    return model_from_tensors(config, kept.tensors)
 
 
-def _draw(model: SpikingLM, rng: np.random.Generator) -> None:
-    """Embedding N(0, 1); each channel listens mostly to one of the last tokens; weights as in step 1 above."""
-    config = model.config
-    model.embedding.copy_(_normal(rng, tuple(model.embedding.shape), 1.0))
-    mix = _normal(rng, tuple(model.delay_mix.shape), 0.5)
-    channels = torch.arange(config.width)
-    mix[channels % config.num_input_delays, channels] = 1.0
-    model.delay_mix.copy_(mix)
-    for block in model.each_block():
-        _draw_weights(block.w_in, rng, 1.0, config.target_rate)
-        _draw_weights(block.w_out, rng, STREAM_GAIN, config.target_rate)
-    _draw_weights(model.head, rng, HEAD_GAIN, config.target_rate)
+def write_start(
+    config: ModelConfig,
+    tokens: Tokens,
+    *,
+    seed: int,
+    sink: StartSink,
+    window: StdpWindow | None = None,
+    num_threads: int = 1,
+    progress: Progress = SILENT,
+) -> None:
+    """What `initialise` makes, as the tensors that a run ships (`start_shapes`), without a model in memory.
 
-
-def _draw_weights(layer: AnyLinear, rng: np.random.Generator, gain: float, rate: float) -> None:
-    std = gain / (layer.fan_in * rate) ** 0.5
-    weights = _normal(rng, layer.shape, std)
-    layer.weight.copy_(layer.laid(weights[layer.mask]))
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(shape, np.float32) * np.float32(std))
-
-
-def _calibrate(model: SpikingLM, tokens: Tensor, window: StdpWindow) -> None:
-    """Steps 2 and 3, in the order in which currents flow."""
-    rate = model.config.target_rate
-    u, _ = model.input_currents(tokens.T, model.initial_state(tokens.shape[0]).last_tokens)
-    into_stream: tuple[AnyLinear, Tensor] | None = None
-    for block in model.each_block():
-        u = _settle(block.stream, u, into_stream, rate, window)
-        state = block.initial_state(tokens.shape[0])
-        spikes, _ = block.stream(u, state.stream_v)
-        arriving, _ = block.axons(spikes, state.sent)
-        currents = _settle(block.hidden, block.w_in(arriving), (block.w_in, arriving), rate, window)
-        hidden, _ = block.hidden(currents, state.hidden_v)
-        u, into_stream = u + block.w_out(hidden), (block.w_out, hidden)
-    _settle(model.output, u, into_stream, rate, window)
-
-
-def _settle(
-    neurons: LIF, currents: Tensor, source: tuple[AnyLinear, Tensor] | None, rate: float, window: StdpWindow
-) -> Tensor:
-    """Set thresholds, and the offset of the weights that the `source` layer sends in; returns the new currents."""
-    if source is None:
-        neurons.threshold.copy_(threshold_for_rate(neurons, currents, rate))
-        return currents
-    layer, spikes = source
-    synapses = Synapses.of(layer, spikes, window)
-    offset = offset_for_zero_drift(neurons, currents, synapses, rate, window, _weight_std(layer))
-    layer.weight.add_(layer.laid(offset.unsqueeze(1).expand(layer.shape)[layer.mask]))
-    shifted = currents + offset * synapses.pre_sum
-    neurons.threshold.copy_(threshold_for_rate(neurons, shifted, rate))
-    return shifted
-
-
-def threshold_for_rate(neurons: LIF, currents: Tensor, rate: float) -> Tensor:
-    """Thresholds [N] at which each neuron fires at `rate` on `currents` [L, B, N], by bisection."""
-    span = 1 / (1 - torch.sigmoid(neurons.leak_logit))
-    low, high = currents.amin((0, 1)).clamp_max(0) * span, currents.amax((0, 1)).clamp_min(0) * span
-    for _ in range(RATE_STEPS):
-        middle = (low + high) / 2
-        too_fast = _fire(neurons, currents, middle).mean((0, 1)) > rate
-        low, high = torch.where(too_fast, middle, low), torch.where(too_fast, high, middle)
-    return (low + high) / 2
-
-
-def offset_for_zero_drift(
-    neurons: LIF, currents: Tensor, synapses: Synapses, rate: float, window: StdpWindow, weight_std: Tensor
-) -> Tensor:
-    """Weight offsets [N] at which the drift summed over each neuron's synapses is zero, by bisection.
-
-    A larger offset makes a neuron follow its inputs more closely, which potentiates: the drift grows with it.
+    `seed` in 0..2**64-1 is that of the weights; masks follow the config's. Raises `ValueError` for another.
     """
-    low, high = -MAX_OFFSET * weight_std, MAX_OFFSET * weight_std
-    for _ in range(DRIFT_STEPS):
-        middle = (low + high) / 2
-        shifted = currents + middle * synapses.pre_sum
-        post = _fire(neurons, shifted, threshold_for_rate(neurons, shifted, rate))
-        grows = neuron_drift(synapses.pre_sum, synapses.pre_trace_sum, post, window) > 0
-        low, high = torch.where(grows, low, middle), torch.where(grows, middle, high)
-    return (low + high) / 2
+    num_synapses = sum(tensor.num_coordinates for tensor in layout_tensors(config) if tensor.masked)
+    progress.begin("drawing and settling the start", num_synapses, "synapses")
+    _Start(config, tokens, seed, sink, window or StdpWindow(), num_threads, progress).write()
 
 
-def _fire(neurons: LIF, currents: Tensor, threshold: Tensor) -> Tensor:
-    start = neurons.initial_state(currents.shape[1])
-    return lif(currents, start, torch.sigmoid(neurons.leak_logit), threshold, neurons.sharpness)[0]
+class _Kept:
+    """A start in memory."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.tensors = {name: np.zeros(shape, dtype) for name, (dtype, shape) in start_shapes(config).items()}
+
+    def put(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
+        self.tensors[name][first : first + len(values)] = values
 
 
-def _weight_std(layer: AnyLinear) -> Tensor:
-    """Root mean square of each neuron's incoming weights, [N]."""
-    return (layer.full(layer.weight).square().sum(1) / layer.fan_in).sqrt()
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A weight matrix and what it reads: the spikes of `num_inputs` neurons."""
+
+    name: str
+    spikes: Bits
+    num_inputs: int
+    gain: float
+
+
+class _Start:
+    """One run through the layers, in the order in which currents flow."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokens: Tokens,
+        seed: int,
+        sink: StartSink,
+        window: StdpWindow,
+        num_threads: int,
+        progress: Progress,
+    ) -> None:
+        self.config, self.tokens, self.seed, self.sink = config, tokens, seed, sink
+        self.how = _settling(config, tokens, window)
+        self.num_threads, self.progress = num_threads, progress
+        self.first: dict[str, int] = {}
+        end = 0
+        for tensor in layout_tensors(config):
+            self.first[tensor.name] = end
+            end += tensor.num_coordinates
+
+    def write(self) -> None:
+        config = self.config
+        u = self._input_currents()
+        into_stream: _Source | None = None
+        for block in range(config.num_blocks):
+            name = f"blocks.{block}"
+            spikes = self._population(f"{name}.stream", config.width, u, into_stream)
+            w_in = _Source(f"{name}.w_in.weight", self._delayed(spikes), config.width, 1.0)
+            hidden = self._population(f"{name}.hidden", config.hidden, None, w_in)
+            into_stream = _Source(f"{name}.w_out.weight", hidden, config.hidden, STREAM_GAIN)
+        self._population("output", config.width, u, into_stream)
+        self._head()
+
+    def _input_currents(self) -> Floats:
+        """Embedding N(0, 1); each channel listens mostly to one of the last tokens. [D, L * B]."""
+        config, channels = self.config, np.arange(self.config.width)
+        embedding = self._normals("embedding", range(VOCAB), config.width, 1.0)
+        mix = self._normals("delay_mix", range(config.num_input_delays), config.width, MIX_STD)
+        mix[channels % config.num_input_delays, channels] = 1.0
+        self._put("embedding", 0, embedding)
+        self._put("delay_mix", 0, mix)
+        return _mixed(embedding, mix, self.tokens)
+
+    def _population(self, name: str, size: int, currents: Floats | None, source: _Source | None) -> Bits:
+        """Settle the population and the weights that lead to it; `currents` [N, L * B] grow by what these bring."""
+        how, spikes = self.how, np.zeros(num_bit_bytes(size, self.how.num_tokens), np.uint8)
+        fan_in = 0 if source is None else balanced_fan_in(source.num_inputs, self.config.density)
+        for rows in _stretches(size, fan_in):
+            x = np.zeros((len(rows), how.num_tokens), np.float32)
+            if currents is not None:
+                x = currents[rows.start : rows.stop]
+            incoming = None if source is None else self._drawn(source, rows, fan_in)
+            thresholds = settle(
+                how,
+                x,
+                incoming,
+                spikes=spikes,
+                first_neuron=rows.start,
+                num_neurons=size,
+                num_threads=self.num_threads,
+            )
+            self._put(f"{name}.threshold", rows.start, thresholds)
+            if source is not None and incoming is not None:
+                self._put(source.name, rows.start * fan_in, incoming.weights)
+        self._put(f"{name}.leak_logit", 0, np.full(size, _logit(self.config.initial_leak), np.float32))
+        return spikes
+
+    def _head(self) -> None:
+        """Nothing fires behind it: its weights stay as they are drawn."""
+        config = self.config
+        source = _Source("head.weight", np.empty(0, np.uint8), config.weight_shapes()["head.weight"][1], HEAD_GAIN)
+        fan_in = balanced_fan_in(source.num_inputs, config.density)
+        for rows in _stretches(VOCAB, fan_in):
+            self._put(source.name, rows.start * fan_in, self._drawn(source, rows, fan_in).weights)
+        self._put("readout.leak_logit", 0, np.full(VOCAB, _logit(config.initial_leak), np.float32))
+        self._put("readout.bias", 0, np.zeros(VOCAB, np.float32))
+
+    def _drawn(self, source: _Source, rows: range, fan_in: int) -> Incoming:
+        """The synapses of some rows. Their mask is written, their weights may still move."""
+        columns = draw_columns(
+            self.config.mask_seed,
+            source.name,
+            rows,
+            num_columns=source.num_inputs,
+            fan_in=fan_in,
+            num_threads=self.num_threads,
+        )
+        bits = mask_bits(columns, source.num_inputs)
+        self.sink.put(MASK_PREFIX + source.name, rows.start * source.num_inputs // 8, bits)
+        weights = self._normals(source.name, rows, fan_in, source.gain / math.sqrt(fan_in * self.config.target_rate))
+        self.progress.advance(columns.size)
+        return Incoming(columns, weights, source.spikes, source.num_inputs)
+
+    def _normals(self, name: str, rows: range, count: int, std: float) -> Floats:
+        return draw_normals(self.seed, name, rows, count=count, std=std, num_threads=self.num_threads)
+
+    def _delayed(self, spikes: Bits) -> Bits:
+        """What `modules.AxonDelay` makes of the stream's spikes."""
+        width, delays = self.config.width, self.config.num_axon_delays
+        bounds = [width * k // delays for k in range(delays + 1)]
+        waits = np.repeat(np.arange(delays) * self.how.num_sequences, np.diff(bounds))
+        late = np.empty_like(spikes)
+        delay_spikes(spikes, waits, self.how.num_tokens, late)
+        return late
+
+    def _put(self, name: str, first: int, values: Floats) -> None:
+        """Elements of a tensor, as coordinates of "theta0"."""
+        self.sink.put(THETA0, self.first[name] + first, values.reshape(-1))
+
+
+def mask_bits(columns: npt.NDArray[np.int32], num_columns: int) -> Bits:
+    """The mask [R, num_columns] with ones at these columns [R, K], as packed bits: row-major, high bit first.
+
+    Goes through the ones only, which must rise in each row.
+    """
+    places = (np.arange(len(columns))[:, None] * num_columns + columns).reshape(-1)
+    bits, of_byte = np.zeros(-(-len(columns) * num_columns // 8), np.uint8), places >> 3
+    firsts = np.flatnonzero(np.diff(of_byte, prepend=-1))
+    ones = np.right_shift(128, places & 7).astype(np.uint8)
+    if len(firsts):
+        bits[of_byte[firsts]] = np.bitwise_or.reduceat(ones, firsts)
+    return bits
+
+
+def _mixed(embedding: Floats, mix: Floats, tokens: Tokens) -> Floats:
+    """u[t] = sum over k of mix[k] * embedding[token[t - k]], added in this order; tokens [B, L] -> [D, L * B]."""
+    batch, length = tokens.shape
+    u = np.zeros((mix.shape[1], length, batch), np.float32)
+    for channel, row in enumerate(u):
+        said = embedding[:, channel][tokens.T]
+        for k, weight in enumerate(mix[:, channel]):
+            row[k:] += weight * said[: max(0, length - k)]
+    return u.reshape(len(u), -1)
+
+
+def _stretches(size: int, fan_in: int) -> Iterator[range]:
+    """Rows that are drawn and settled together."""
+    step = max(8, min(ROWS, SYNAPSES // max(1, fan_in) // 8 * 8))
+    return (range(first, min(size, first + step)) for first in range(0, size, step))
+
+
+def _settling(config: ModelConfig, tokens: Tokens, window: StdpWindow) -> Settling:
+    if tokens.ndim != 2 or tokens.size == 0:
+        raise ValueError(f"expected tokens [B, L], at least one, got shape {tokens.shape}")
+    return Settling(
+        num_steps=tokens.shape[1],
+        num_sequences=tokens.shape[0],
+        max_spikes=math.floor(config.target_rate * tokens.size),
+        leak=config.initial_leak,
+        rate_steps=RATE_STEPS,
+        drift_steps=DRIFT_STEPS,
+        potentiation_leak=window.potentiation_leak,
+        depression_leak=window.depression_leak,
+        potentiation=window.potentiation,
+        depression=window.depression,
+        max_offset=MAX_OFFSET,
+    )
+
+
+def _logit(share: float) -> float:
+    """log(share / (1 - share)), rounded correctly, which the system's logarithm need not be."""
+    with localcontext(prec=40):
+        exact = Decimal(share)
+        return float((exact / (1 - exact)).ln())

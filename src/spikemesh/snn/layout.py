@@ -17,24 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from spikemesh.errors import InvalidData
-from spikemesh.snn.config import ModelConfig, check_tensors
+from spikemesh.snn.config import ModelConfig, balanced_fan_in, check_tensors
 from spikemesh.snn.model import SpikingLM
-from spikemesh.snn.modules import AnyLinear, MaskedLinear, SparseLinear, balanced_fan_in
+from spikemesh.snn.modules import AnyLinear, MaskedLinear, SparseLinear
+from spikemesh.snn.table import MASK_PREFIX, THETA0, LayoutTensor
 
 Floats = npt.NDArray[np.float32]
-
-THETA0 = "theta0"
-MASK_PREFIX = "mask."
-
-
-@dataclass(frozen=True)
-class LayoutTensor:
-    """One tensor's place in the layout: `num_coordinates` is the count of its mask's ones, or of all its elements."""
-
-    name: str
-    shape: tuple[int, ...]
-    num_coordinates: int
-    masked: bool
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,12 @@ class ModelState:
 
 
 MaskSource = Callable[[str, int, int], npt.NDArray[np.bool_]]
-"""(name of a weight, its rows, its columns) -> its mask; asked for one weight after the other, in a fixed order."""
+"""(name of a weight, its rows, its columns) -> its mask."""
 
 
 def random_masks(config: ModelConfig) -> MaskSource:
     """Balanced masks by the config's seed: the masks of a new run."""
-    rng = np.random.default_rng([config.mask_seed, 0x6D61736B])
-    return lambda _name, rows, columns: balanced_mask(rows, columns, config.density, rng)
+    return lambda name, rows, columns: balanced_mask(rows, columns, config.density, seed=config.mask_seed, name=name)
 
 
 class Block(nn.Module):

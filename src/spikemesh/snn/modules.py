@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spikemesh.kernels import Pattern
+from spikemesh.kernels import Pattern, draw_columns
 from spikemesh.snn.compiled import PackingLif, SparseProduct, has_kernels, pack_parts
+from spikemesh.snn.config import balanced_fan_in
 from spikemesh.snn.functional import leaky_integral, lif
 from spikemesh.snn.memory import join
 from spikemesh.snn.packed import PackedSpikes, side_by_side
@@ -213,18 +214,15 @@ AnyLinear = MaskedLinear | SparseLinear
 """A weight matrix in either form. `full`, `synaptic` and `laid` translate whatever lies like its weights."""
 
 
-def balanced_fan_in(num_inputs: int, density: float) -> int:
-    """Synapses per neuron: round(density * num_inputs), at least 1."""
-    return max(1, round(density * num_inputs))
-
-
-def balanced_mask(num_outputs: int, num_inputs: int, density: float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """A random mask [N, I] with the same number of ones in every row.
+def balanced_mask(
+    num_outputs: int, num_inputs: int, density: float, *, seed: int = 0, name: str = ""
+) -> npt.NDArray[np.bool_]:
+    """A random mask [N, I] with the same number of ones in every row: that of the tensor `name` in a run's start.
 
     Balanced rows give every neuron the same fan-in, so one scale of the weights suits all of them.
     """
     fan_in = balanced_fan_in(num_inputs, density)
-    chosen = np.argsort(rng.random((num_outputs, num_inputs)), axis=1, kind="stable")[:, :fan_in]
+    chosen = draw_columns(seed, name, range(num_outputs), num_columns=num_inputs, fan_in=fan_in)
     mask = np.zeros((num_outputs, num_inputs), np.bool_)
     np.put_along_axis(mask, chosen, True, axis=1)
     return mask

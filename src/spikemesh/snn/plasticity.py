@@ -20,8 +20,8 @@ Shapes: L token, B batch, N post-synaptic neuron, I pre-synaptic neuron (axonal 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from decimal import Decimal
 
 import torch
 from torch import Tensor
@@ -44,17 +44,22 @@ class StdpWindow:
 
     @property
     def potentiation_leak(self) -> float:
-        return math.exp(-1 / self.potentiation_tau)
+        return _decay(self.potentiation_tau)
 
     @property
     def depression_leak(self) -> float:
-        return math.exp(-1 / self.depression_tau)
+        return _decay(self.depression_tau)
 
     @property
     def depression(self) -> float:
         """The amplitude that makes the summed depression `depression_ratio` times the summed potentiation."""
         potentiated = self.potentiation / (1 - self.potentiation_leak)
         return self.depression_ratio * potentiated * (1 - self.depression_leak)
+
+
+def _decay(tau: float) -> float:
+    """exp(-1 / tau), rounded correctly, which the system's exponential need not be."""
+    return float((-1 / Decimal(tau)).exp())
 
 
 def pre_trace(spikes: Tensor, window: StdpWindow) -> Tensor:

@@ -13,6 +13,7 @@ from blake3 import blake3
 from spikemesh.errors import BlobMissing, StoreCorrupt
 from spikemesh.files.rim import os_errors
 from spikemesh.files.whole import discard, make_folder, remove_unfinished, sync, write_unfinished
+from spikemesh.store.writer import BlobWriter, unfinished_blob
 
 HASH_BYTES = 32
 
@@ -30,6 +31,7 @@ class BlobStore:
         self._total_bytes = 0
         with os_errors("opening", folder):
             make_folder(folder)
+            remove_unfinished(folder)
             self._shards = {path.name for path in folder.iterdir() if _is_hex(path.name, 2) and path.is_dir()}
             self._unsynced = self._shards.copy()  # a killed process may not have lived to sync there
             for shard in self._shards:
@@ -53,6 +55,25 @@ class BlobStore:
         if blake3(data).digest() != digest:
             raise ValueError(f"{len(data)} bytes do not have the hash {digest.hex()}")
         self._write(digest, data)
+
+    @contextlib.contextmanager
+    def writing(self, num_bytes: int) -> Iterator[BlobWriter]:
+        """Write a blob of so many bytes piece by piece: durable when the block ends, and its `digest` is known then.
+
+        Nothing is kept if the block raises, or if the process dies in it.
+        """
+        with unfinished_blob(self._folder / "blob", num_bytes) as (writer, unfinished):
+            yield writer
+            digest = writer.hashed()
+        path = self._path(digest)
+        try:
+            with os_errors("writing", path), self._lock:
+                self._make_shard(path.parent)
+                self._publish(unfinished, path, num_bytes)
+        except BaseException:
+            discard(unfinished)
+            raise
+        writer.digest = digest
 
     def get(self, digest: bytes) -> bytes:
         """The blob, checked against its hash. `BlobMissing` if it is not held.

@@ -1,7 +1,7 @@
 """Training at the edge: text, the inner loop, what an author publishes, held-out loss. No network."""
 
 from spikemesh.train.calibrate import CalibrationReport, Refit, calibrate, calibration_tokens, mean_rates
-from spikemesh.train.data import Bytes, Corpus, Document, batch, held_out_windows
+from spikemesh.train.data import Bytes, Corpus, Document, batch, held_out_windows, spread_windows
 from spikemesh.train.evaluate import HELD_OUT_BYTES, WINDOW_TOKENS, held_out_loss, loss_on
 from spikemesh.train.inner import StepResult, make_optimiser, next_byte_loss, train_step
 from spikemesh.train.ngram import bigram_loss, unigram_loss
@@ -35,6 +35,7 @@ __all__ = [
     "mean_rates",
     "next_byte_loss",
     "outer_step",
+    "spread_windows",
     "train_step",
     "unigram_loss",
 ]

@@ -106,15 +106,27 @@ class Corpus:
 
 def batch(text: Bytes, *, seed: int, step: int, batch_size: int, num_tokens: int) -> npt.NDArray[np.int64]:
     """`batch_size` windows of `num_tokens` + 1 bytes at places drawn from (seed, step): [B, L + 1]."""
+    _require_window(text, num_tokens)
+    rng = np.random.default_rng([seed, step])
+    starts = rng.integers(0, len(text) - num_tokens, size=batch_size)
+    windows: npt.NDArray[np.int64] = text[starts[:, None] + np.arange(num_tokens + 1)].astype(np.int64)
+    return windows
+
+
+def spread_windows(text: Bytes, *, num_windows: int, num_tokens: int) -> npt.NDArray[np.int64]:
+    """`num_windows` windows of `num_tokens` bytes spread evenly over training text: [B, L]. Nothing is drawn."""
+    _require_window(text, num_tokens)
+    starts = np.arange(num_windows) * (len(text) - num_tokens) // num_windows
+    windows: npt.NDArray[np.int64] = text[starts[:, None] + np.arange(num_tokens)].astype(np.int64)
+    return windows
+
+
+def _require_window(text: Bytes, num_tokens: int) -> None:
     if len(text) <= num_tokens + 1:
         raise DataError(
             f"expected more than {num_tokens + 1} bytes of training text per volunteer, got {len(text)}; "
             "give more text, fewer volunteers or a shorter context"
         )
-    rng = np.random.default_rng([seed, step])
-    starts = rng.integers(0, len(text) - num_tokens, size=batch_size)
-    windows: npt.NDArray[np.int64] = text[starts[:, None] + np.arange(num_tokens + 1)].astype(np.int64)
-    return windows
 
 
 def held_out_windows(text: Bytes, *, num_bytes: int, num_tokens: int) -> npt.NDArray[np.int64]:

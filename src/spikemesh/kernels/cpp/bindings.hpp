@@ -7,7 +7,9 @@ namespace spikemesh {
 void bind_combine(nanobind::module_& m);
 void bind_products(nanobind::module_& m);
 void bind_currents(nanobind::module_& m);
+void bind_draw(nanobind::module_& m);
 void bind_lif(nanobind::module_& m);
+void bind_settle(nanobind::module_& m);
 void bind_sparse(nanobind::module_& m);
 void bind_spikes(nanobind::module_& m);
 void bind_delta(nanobind::module_& m);

@@ -28,7 +28,9 @@ NB_MODULE(_native, m) {
     spikemesh::bind_combine(m);
     spikemesh::bind_products(m);
     spikemesh::bind_currents(m);
+    spikemesh::bind_draw(m);
     spikemesh::bind_lif(m);
+    spikemesh::bind_settle(m);
     spikemesh::bind_sparse(m);
     spikemesh::bind_spikes(m);
     spikemesh::bind_delta(m);
