@@ -1,4 +1,6 @@
-"""The C library's allocator, told what training does: the same large tensors again in every step, in some thread."""
+"""The C library's allocator, told what is done: in training the same large tensors again in every step, in some thread;
+in a merge of adapters other ones for every matrix, in bounded memory.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +25,14 @@ def keep_freed_memory() -> bool:
     # glibc before 2.35 refuses so large a threshold, and takes "never map" in its place.
     kept = mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES) or mallopt(_MMAP_MAX, 0)
     return bool(kept and mallopt(_TRIM_THRESHOLD, _NEVER) and mallopt(_ARENA_MAX, 1))
+
+
+def return_freed_memory() -> bool:
+    """Give freed arrays of more than 128 KiB back at once; False where the C library has no such setting.
+
+    Otherwise glibc raises that limit with every array that is freed, and keeps the memory, in every thread.
+    """
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 17))
+    except (OSError, AttributeError, TypeError):
+        return False

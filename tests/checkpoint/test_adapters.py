@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from spikemesh.checkpoint import open_checkpoint
+from spikemesh.checkpoint import inspect, open_checkpoint, verify
+from spikemesh.checkpoint import merge as merge_checkpoints
 from spikemesh.checkpoint.adapters import AdapterReport, merge_adapters, stack_adapters, unmerge
 from spikemesh.checkpoint.adapters.remainder import remainder_path
+from spikemesh.checkpoint.known import CACHE_VARIABLE
 from spikemesh.errors import CheckpointError, InvalidData
 from tests.checkpoint.adapter_folders import SHAPES, Matrix, write_adapter, write_base
 
 WEIGHTS = ("0.7", "-1", "2/3", "1")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -118,6 +125,28 @@ def test_taking_all_out_gives_the_base(adapters: list[Path], dtype: str, keep_re
         tensor.read(0, memoryview(data))
         back.tensors[name].read(0, memoryview(found))
         assert (back.tensors[name].element, found) == (tensor.element, data), name
+
+
+def test_a_result_is_verified_and_says_what_it_is_made_of(adapters: list[Path]) -> None:
+    out = adapters[0].parent / "out.safetensors"
+    recipe = merge(adapters, "out.safetensors").recipe
+    assert verify(out, adapters).differences == ()
+    assert verify(out, []).recipe == recipe
+    report = inspect(out)
+    assert (report.recipe, report.unchanged) == (recipe, True)
+    assert set(report.found.values()) == {path / "adapter_model.safetensors" for path in adapters}
+    data = bytearray(out.read_bytes())
+    data[-1] ^= 1
+    out.write_bytes(data)
+    assert [difference.tensor for difference in verify(out, adapters).differences] == ["norm.weight"]
+
+
+def test_a_merge_of_results_does_not_say_that_it_is_one_of_them(adapters: list[Path]) -> None:
+    folder = adapters[0].parent
+    for name in ("one", "other"):
+        merge(adapters, f"{name}.safetensors", dtype="f32" if name == "one" else "keep")
+    merge_checkpoints([folder / "one.safetensors"], out=folder / "m.safetensors")
+    assert "spikemesh.adapters" not in open_checkpoint(folder / "m.safetensors").metadata
 
 
 def test_a_changed_result_is_not_taken_for_what_it_was(adapters: list[Path]) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from spikemesh.checkpoint.known import CACHE_VARIABLE
 from spikemesh.cli import build_app
 from tests.checkpoint.adapter_folders import write_adapter, write_base
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     write_base(tmp_path / "base.safetensors")
     for number in range(3):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from spikemesh.checkpoint.adapters.recipe import AdapterLeaf, AdapterRecipe, read_adapter_recipe
 from spikemesh.checkpoint.content import CHECKSUM, PIECE_BYTES, TreeHash
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
-from spikemesh.checkpoint.recipe import CHECKSUM_KEY, Recipe, read_recipe
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, Leaf, Recipe, read_recipe
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.windows import Buffers, Stretch, for_each, stretches
 from spikemesh.kernels import scan
@@ -47,11 +48,17 @@ class InspectReport:
     size_bytes: int
     tensors: tuple[TensorReport, ...]
     left_out: tuple[str, ...]
-    recipe: Recipe | None
+    recipe: Recipe | AdapterRecipe | None
     unchanged: bool
     """For a merged file: it still is what was written then."""
     found: dict[str, Path | None]
     """Where this machine saw the files that it was merged from, by content."""
+
+    @property
+    def leaves(self) -> list[Leaf | AdapterLeaf]:
+        """What it was merged from, in the recipe's order."""
+        leaves: list[Leaf | AdapterLeaf] = [] if self.recipe is None else [*self.recipe.leaves]
+        return sorted(leaves, key=lambda leaf: (leaf.content, leaf.weight))
 
     @property
     def num_elements(self) -> int:
@@ -122,7 +129,9 @@ def _look(tensor: Tensor, data: np.ndarray) -> tuple[int, int, tuple[float, floa
 def _report(
     checkpoint: Checkpoint, sums: dict[str, _Sums], content: str, checksum: str, known: KnownFiles
 ) -> InspectReport:
-    recipe = read_recipe(checkpoint.metadata, path=checkpoint.path)
+    recipe: Recipe | AdapterRecipe | None = read_recipe(checkpoint.metadata, path=checkpoint.path)
+    if recipe is None:
+        recipe = read_adapter_recipe(checkpoint.metadata, path=checkpoint.path)
     known.remember(checkpoint, content)
     reports = []
     for name, tensor in checkpoint.tensors.items():
@@ -148,5 +157,5 @@ def _report(
         left_out=checkpoint.left_out,
         recipe=recipe,
         unchanged=recipe is not None and checkpoint.metadata.get(CHECKSUM_KEY) == checksum,
-        found={leaf.content: known.find(leaf.content) for leaf in sorted(recipe.leaves)} if recipe else {},
+        found={leaf.content: known.find(leaf.content) for leaf in recipe.leaves} if recipe else {},
     )

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from spikemesh.checkpoint.adapters.recipe import AdapterRecipe
 from spikemesh.checkpoint.engine import Engine
-from spikemesh.checkpoint.gather import Gathered, Gathering, check_contents
+from spikemesh.checkpoint.gather import Gathering, check_contents
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.merge import carried_metadata, result_metadata
 from spikemesh.checkpoint.naming import is_index
-from spikemesh.checkpoint.plan import MergedTensor
-from spikemesh.checkpoint.recipe import Recipe, read_recipe
+from spikemesh.checkpoint.recipe import ADAPTERS_KEY, Recipe, read_recipe
 from spikemesh.checkpoint.safetensors_file import open_safetensors
-from spikemesh.checkpoint.source import Checkpoint
+from spikemesh.checkpoint.source import Checkpoint, TensorInfo
 from spikemesh.checkpoint.windows import Bytes
 from spikemesh.errors import CheckpointError
 from spikemesh.progress import SILENT, Progress
@@ -42,14 +42,14 @@ class Difference:
 class VerifyReport:
     """`differences` is empty if the file is what its inputs give, to the bit."""
 
-    recipe: Recipe
+    recipe: Recipe | AdapterRecipe
     num_tensors: int
     num_bytes: int
     differences: tuple[Difference, ...]
     """One per tensor that differs, in name order."""
 
 
-class _Comparison:
+class Comparison:
     """A sink of the engine that compares instead of writing."""
 
     def __init__(self, merged: Checkpoint) -> None:
@@ -95,6 +95,10 @@ def verify(
         gathering = Gathering(stack, known, progress)
         opened = gathering.open(Path(merged))
         recipe = read_recipe(opened.metadata, path=opened.path)
+        if ADAPTERS_KEY in opened.metadata:
+            from spikemesh.checkpoint.adapters.verify import verify_adapters  # it compares by what stands here
+
+            return verify_adapters(opened, inputs, base=base, progress=progress, num_threads=num_threads)
         if recipe is None:
             raise CheckpointError(
                 f"{merged} does not say that it was merged from anything, so there is nothing to compare."
@@ -105,15 +109,16 @@ def verify(
             base=None if base is None else Path(base),
             mask=None if mask_from is None else Path(mask_from),
         )
-        differences = _table_differences(opened, gathered.ingredients.tensors)
-        comparison = _Comparison(opened)
+        differences = table_differences(opened, [tensor.result for tensor in gathered.ingredients.tensors])
+        comparison = Comparison(opened)
         if not differences:
             engine = Engine(gathered.ingredients, comparison, progress)
             progress.begin("verifying", gathered.ingredients.input_bytes)
             engine.run(num_threads)
             check_contents(gathered, [collected.hexdigest() for collected in engine.input_hashes], known)
             checksum = engine.checksum.hexdigest()
-            differences = [*comparison.first.values(), *_metadata_differences(opened, gathered, recipe, checksum)]
+            expected = result_metadata(carried_metadata(gathered.leaves), recipe, checksum)
+            differences = [*comparison.first.values(), *metadata_differences(opened, expected)]
         return VerifyReport(
             recipe=recipe,
             num_tensors=len(opened.tensors),
@@ -122,9 +127,9 @@ def verify(
         )
 
 
-def _table_differences(merged: Checkpoint, expected: Sequence[MergedTensor]) -> list[Difference]:
+def table_differences(merged: Checkpoint, expected: Sequence[TensorInfo]) -> list[Difference]:
     """Tensors that one side does not have, or has in another type or shape."""
-    mine = {tensor.name: tensor.result.describe() for tensor in expected}
+    mine = {tensor.name: tensor.describe() for tensor in expected}
     theirs = {name: tensor.describe() for name, tensor in merged.tensors.items()}
     return [
         Difference(name, 0, mine.get(name, "no such tensor"), theirs.get(name, "no such tensor"))
@@ -133,11 +138,8 @@ def _table_differences(merged: Checkpoint, expected: Sequence[MergedTensor]) -> 
     ]
 
 
-def _metadata_differences(
-    merged: Checkpoint, gathered: Gathered, recipe: Recipe, checksum: str
-) -> Iterator[Difference]:
+def metadata_differences(merged: Checkpoint, expected: Mapping[str, str]) -> Iterator[Difference]:
     """Texts that a merge writes and that some file of the result does not have. It may have others beside them."""
-    expected = result_metadata(carried_metadata(gathered.leaves), recipe, checksum)
     wrong: set[str] = set()
     for file in merged.files:
         if is_index(file.path.name):

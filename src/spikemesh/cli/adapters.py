@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
+from spikemesh.allocator import return_freed_memory
 from spikemesh.cli.names import encoded, shown
 from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError
@@ -46,6 +47,8 @@ def merge_adapters(
     """Into their base, if there is one; else into one adapter."""
     from spikemesh.checkpoint.adapters import merge_adapters as onto_base
     from spikemesh.checkpoint.adapters import stack_adapters
+
+    return_freed_memory()
 
     with shown_progress(hidden=as_json) as progress:
         try:

@@ -69,7 +69,7 @@ def _facts(report: InspectReport) -> dict[str, object]:
             "unchanged": report.unchanged,
             "leaves": [
                 {"content": leaf.content, "weight": leaf.weight, "path": report.found[leaf.content]}
-                for leaf in sorted(recipe.leaves)
+                for leaf in report.leaves
             ],
         },
     }
@@ -108,6 +108,6 @@ def _print(report: InspectReport) -> None:
         + (f" against the base {recipe.base[:16]}" if recipe.base else "")
         + (":" if report.unchanged else ", and changed since then:")
     )
-    for leaf in sorted(recipe.leaves):
+    for leaf in report.leaves:
         where = shown(report.found[leaf.content] or "not seen on this machine")
         print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {where}")

@@ -45,7 +45,9 @@ def merge(
     ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(help="active-mean (default), mean, sum, trimmed-mean, sign-elect or max-magnitude."),
+        typer.Option(
+            help="active-mean (default), mean, sum, trimmed-mean, sign-elect or max-magnitude; of adapters sum or mean."
+        ),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Type of the result: keep (default), bf16, f16 or f32.")] = None,
     mask_from: Annotated[

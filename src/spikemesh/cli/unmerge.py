@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from spikemesh.allocator import return_freed_memory
 from spikemesh.cli.adapters import say
 from spikemesh.cli.merge import end_as_interrupted, parse_size
 from spikemesh.cli.progress import shown_progress
@@ -32,6 +33,7 @@ def unmerge(
     shard_bytes = None if shard_size is None else parse_size(shard_size)
     from spikemesh.checkpoint.adapters import unmerge as run
 
+    return_freed_memory()
     with shown_progress(hidden=as_json) as progress:
         try:
             report = run(

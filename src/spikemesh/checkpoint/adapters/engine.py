@@ -5,6 +5,7 @@ Memory is the stacked factors of one or two tensors and a few stretches, whateve
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -90,7 +91,8 @@ class AdapterEngine:
 
     def run(self, num_threads: int | None = None) -> None:
         """Do all of it, once. Raises `InvalidData` or `CheckpointError` that names the tensor."""
-        for_each(self._tasks(), lambda task, buffers: task(buffers), num_threads=num_threads)
+        count = num_threads or len(os.sched_getaffinity(0))  # they multiply, and hardly wait for the disk
+        for_each(self._tasks(), lambda task, buffers: task(buffers), num_threads=count)
 
     def _tasks(self) -> Iterator[Callable[[Buffers], None]]:
         for tensor in self.tensors:

@@ -97,6 +97,8 @@ class Library:
         at_hand = {}
         for path in given:
             adapter, leaf = self.adapter(path)
+            if leaf.identity not in {wanted.identity for wanted in leaves}:
+                raise CheckpointError(f"{path} was not merged into this file, or with another adapter_config.json.")
             at_hand[leaf.identity] = adapter
         adapters = [at_hand.get(leaf.identity) or self._find(leaf) for leaf in sorted(leaves)]
         return Gathered(leaves=sorted(leaves), adapters=adapters)

@@ -46,6 +46,11 @@ class AdapterRecipe:
         """For people, beside the rules for whole checkpoints."""
         return "sum of adapters"
 
+    @property
+    def mask(self) -> None:
+        """Adapters have none."""
+        return None
+
     def without(self, identities: Collection[tuple[str, str]]) -> AdapterRecipe:
         """The same without some adapters."""
         return replace(self, leaves=frozenset(leaf for leaf in self.leaves if leaf.identity not in identities))

@@ -200,8 +200,10 @@ def _write(
 ) -> None:
     entries: list[Entry] = []
     data: list[bytes] = []
+    names = (name for adapter in gathered.adapters for name in adapter.checkpoint.tensors)
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in names) else ""
     for target, module in modules.items():
-        name = PREFIX + target.removesuffix(".weight")
+        name = prefix + target.removesuffix(".weight")
         for side, matrix in (("A", module.a), ("B", module.b)):
             full = f"{name}.lora_embedding_{side}" if module.kind == "embedding" else f"{name}.lora_{side}.weight"
             element = "F64" if matrix.dtype == np.float64 else "F32"
@@ -210,7 +212,7 @@ def _write(
     for name, (_, tensor) in saved.items():
         raw = bytearray(tensor.size_bytes)
         tensor.read(0, memoryview(raw))
-        entries.append((PREFIX + name, tensor.element.name, tensor.shape, tensor.size_bytes))
+        entries.append((prefix + name, tensor.element.name, tensor.shape, tensor.size_bytes))
         data.append(bytes(raw))
     config = msgspec.json.format(msgspec.json.encode(_config(modules, gathered)), indent=2)
     with os_errors("writing", out):
