@@ -5,10 +5,28 @@
 #include <cmath>
 #include <limits>
 
+#include "../isa.hpp"
 #include "spikes.hpp"
-#include "vectors.hpp"
 
 namespace spikemesh::ISA {
+
+// Sixteen sequences at a time, whatever the registers are: how a sample lies does not depend on the instruction set.
+constexpr int kWide = 16;
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));  // also masks: all ones is true
+
+INLINE Floats all(float x) { return Floats{} + x; }
+INLINE Floats load(const float* data) {
+    Floats x;
+    std::memcpy(&x, data, sizeof x);
+    return x;
+}
+INLINE void store(float* data, Floats x) { std::memcpy(data, &x, sizeof x); }
+INLINE uint32_t bits_of(Ints mask) {
+    uint32_t bits = 0;
+    for (int l = 0; l < kWide; ++l) bits |= static_cast<uint32_t>(mask[l] & 1) << l;
+    return bits;
+}
 
 typedef uint32_t Words __attribute__((vector_size(64)));
 
