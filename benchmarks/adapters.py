@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import filecmp
-import json
 import random
 import shutil
 import sys
@@ -120,12 +119,15 @@ def measure_peft(report: Report, folder: Path, place: Path) -> None:
     spikemesh(folder, "merge", *adapters, "--base", folder / "base32", "-o", folder / "merged32")
     spikemesh(folder, "merge", *adapters, "--base", folder / "base", "-o", folder / "merged", "--keep-remainder")
     spikemesh(folder, "unmerge", folder / "merged", *adapters, "-o", folder / "back")
-    found = json.loads(peft("compare").said.strip().splitlines()[-1])
+    spikemesh(folder, "merge", *adapters, "-o", folder / "stacked")
+    found = told(peft("compare"))
     against = f"largest logit {found['largest_logit']:.3f}; {NUM_PEFT_ADAPTERS} adapters on a Llama in float32"
     report.fact("peft.logits.ours", found["ours_from_adapters"], "our merge less adapters apart", against=against)
     report.fact(
         "peft.logits.theirs", found["theirs_from_adapters"], "PEFT's merge less adapters apart", against=against
     )
+    stacked = found["stacked_from_adapters"]
+    report.fact("peft.logits.stacked", stacked, "adapters as one less adapters apart", against=against)
     report.fact("peft.logits.between", found["ours_from_theirs"], "our merge less PEFT's", against=against)
     report.fact(
         "peft.came_back", found["came_back"], "of the base, by PEFT's merge and unmerge in bf16", against="ours: 1"

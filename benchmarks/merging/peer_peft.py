@@ -1,7 +1,7 @@
 """PEFT's side of `benchmarks/adapters.py`, run in its own environment.
 
 peer_peft.py make FOLDER NUM      base and base32 (Llama of random weights), NUM adapters of rank 16 as PEFT saves them
-peer_peft.py compare FOLDER NUM   ours (FOLDER/merged32) and PEFT's: logits, and what comes back; a line of JSON
+peer_peft.py compare FOLDER NUM   ours (FOLDER/merged32, FOLDER/stacked) and PEFT's: logits, what comes back; JSON
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ def compare(folder: Path, count: int) -> None:
     ours = AutoModelForCausalLM.from_pretrained(folder / "merged32", dtype=torch.float32).eval()(ids).logits
     adapted.merge_adapter()
     theirs = adapted(ids).logits
+    stacked = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folder / "base32", dtype=torch.float32), folder / "stacked"
+    )
+    as_one = stacked.eval()(ids).logits
     halves = opened(folder, "base", count, torch.bfloat16)
     before = weights(halves)
     halves.merge_adapter()
@@ -70,6 +74,7 @@ def compare(folder: Path, count: int) -> None:
         "ours_from_adapters": float((ours - apart).abs().max()),
         "theirs_from_adapters": float((theirs - apart).abs().max()),
         "ours_from_theirs": float((ours - theirs).abs().max()),
+        "stacked_from_adapters": float((as_one - apart).abs().max()),
         "largest_logit": float(apart.abs().max()),
         "came_back": same / sum(tensor.numel() for tensor in before.values()),
     }
