@@ -243,6 +243,7 @@ def test_a_process_ends_at_once_and_without_noise(ending):
 import asyncio, os, sys
 from spikemesh.transport.p2p import P2PTransport
 async def main():
+    asyncio.get_running_loop().slow_callback_duration = 1e9  # -X dev would tell of a slow machine
     never = asyncio.Event()
     async def handler(peer, request):
         if request: await never.wait()
