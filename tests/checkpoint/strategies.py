@@ -139,10 +139,16 @@ def trees(draw: st.DrawFn, leaves: Sequence[int], *, weighted: bool) -> Tree:
             return parts[0]
 
 
-def leaf_weights(tree: Tree, factor: Fraction = Fraction(1)) -> dict[int, Fraction]:
+def leaf_weights(tree: Tree, *, rule: str, by_leaves: bool) -> dict[int, Fraction]:
+    """A branch's weight is divided over its leaves; by leaves it is that of each; for a sum it multiplies theirs."""
     if isinstance(tree, int):
-        return {tree: factor}
-    return {k: v for part, weight in tree for k, v in leaf_weights(part, factor * weight).items()}
+        return {tree: Fraction(1)}
+    found = {}
+    for part, weight in tree:
+        inner = leaf_weights(part, rule=rule, by_leaves=by_leaves)
+        total = sum(inner.values(), Fraction()) / (len(inner) if by_leaves else 1)
+        found |= {leaf: w * weight / (1 if rule == "sum" else total) for leaf, w in inner.items()}
+    return found
 
 
 class Bench:
@@ -170,15 +176,21 @@ class Bench:
             "rule": self.case.rule,
             "dtype": self.case.dtype,
             "weights": weights,
+            "disjoint": True,
         }
         return merge(list(paths), **arguments | changed)
 
     def merge_all(self, **changed: Any) -> MergeReport:
         return self.merge(self.inputs, self.case.weights, **changed)
 
-    def merge_tree(self, tree: Tree, weighted: bool) -> MergeReport:
+    def merge_tree(self, tree: Tree, weighted: bool, **changed: Any) -> MergeReport:
         assert not isinstance(tree, int)
-        paths = [
-            self.inputs[part] if isinstance(part, int) else self.merge_tree(part, weighted).out for part, _ in tree
-        ]
-        return self.merge(paths, [weight for _, weight in tree] if weighted else None)
+        paths = [self.part(part, weighted, **changed) for part, _ in tree]
+        return self.merge(paths, [weight for _, weight in tree] if weighted else None, **changed)
+
+    def part(self, part: Tree, weighted: bool, **changed: Any) -> Path:
+        if isinstance(part, int):
+            return self.inputs[part]
+        out = self.merge_tree(part, weighted, **changed).out
+        assert out is not None
+        return out

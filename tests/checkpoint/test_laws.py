@@ -6,6 +6,7 @@ Where a merge is refused, because the result overflows, it is refused in every o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tests.checkpoint.files import torch_tensors, write_shards, write_torch
 from tests.checkpoint.strategies import Bench, Case, cases, leaf_weights, trees
 from tests.checkpoint.test_values import check_values
 
-REFUSALS = ("is beyond the range of", "are the same checkpoint, with the weights")
+REFUSALS = ("is beyond the range of",)
 """Why a merge of these cases may be refused: it is then refused in every order, too."""
 
 
@@ -56,16 +57,14 @@ def test_any_repetition(case: Case, data: st.DataObject) -> None:
     """Also of copies under another name, and of the same tensors as a PyTorch file and as shards."""
     with place() as folder:
         bench = Bench(folder, case)
-        whole = outcome(bench.merge_all)
+        whole = outcome(lambda: bench.merge(bench.inputs))
         extra = [
             (copy, data.draw(st.sampled_from(range(len(case.inputs)))))
             for copy in data.draw(st.lists(st.sampled_from(sorted(COPIES)), min_size=1, max_size=3))
         ]
         paths = [*bench.inputs, *(COPIES[copy](bench, number) for copy, number in extra)]
-        weights = None if case.weights is None else [*case.weights, *(case.weights[number] for _, number in extra)]
         order = data.draw(st.permutations(range(len(paths))))
-        shuffled = None if weights is None else [weights[i] for i in order]
-        assert outcome(lambda: bench.merge([paths[i] for i in order], shuffled)) == whole
+        assert outcome(lambda: bench.merge([paths[i] for i in order])) == whole
 
 
 COPIES: dict[str, Callable[[Bench, int], Path]] = {
@@ -82,12 +81,14 @@ def test_any_grouping(case: Case, data: st.DataObject) -> None:
     weighted = case.rule != "max-magnitude"
     order = data.draw(st.permutations(range(len(case.inputs))))
     tree = data.draw(trees(order, weighted=weighted))
-    weights = leaf_weights(tree)
+    are_distinct = all(dict(x) != dict(y) for x, y in itertools.combinations(case.inputs, 2))
+    by_leaves = are_distinct and data.draw(st.booleans())
+    weights = leaf_weights(tree, rule=case.rule, by_leaves=by_leaves)
     with place() as folder:
         bench = Bench(folder, case)
         paths = [bench.inputs[i] for i in weights]
         whole = outcome(lambda: bench.merge(paths, list(weights.values()) if weighted else None))
-        grouped = outcome(lambda: bench.merge_tree(tree, weighted))
+        grouped = outcome(lambda: bench.merge_tree(tree, weighted, by_leaves=by_leaves))
         event("grouped" if grouped == whole else grouped.decode())
         assert grouped == whole
 

@@ -7,13 +7,15 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spikemesh.checkpoint import RULES, Leaf, MergeReport, Recipe, merge, read_recipe
 from spikemesh.checkpoint.known import CACHE_VARIABLE
-from spikemesh.checkpoint.recipe import CHECKSUM_KEY, DTYPES, METADATA_KEY, integer_weights, parse_weight
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, DTYPES, METADATA_KEY, parse_weight
+from spikemesh.checkpoint.weights import fitted, given_weight, integer_weights
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.kernels import MAX_INPUTS, MAX_WEIGHT
 from tests.checkpoint.files import f32, read_metadata, read_safetensors, values, write_safetensors
@@ -97,7 +99,8 @@ DAMAGED = {
     "cut": GOOD[:-1],
     "more behind it": GOOD + "x",
     "a list": "[]",
-    "another format": changed(format=2),
+    "another format": changed(format=3),
+    "options of the first format": changed(format=1, skip=["x"]),
     "a format that is text": changed(format="1"),
     "no leaves": changed(leaves=[]),
     "a leaf without a weight": changed(leaves=[{"content": A}]),
@@ -147,8 +150,49 @@ def test_weights(text: str | float | Fraction, weight: Fraction) -> None:
     [0, -1, "-0.5", "nan", "inf", "", " ", "1 2", "x", "1/0", "0x1", "1_0", "½", "1e100", "1e-100", str(MAX_WEIGHT)],
 )
 def test_no_weights(text: str | float) -> None:
-    with pytest.raises(ValueError, match="expected a weight"):
-        parse_weight(text)
+    for parse in (parse_weight, given_weight):
+        with pytest.raises(ValueError, match="expected a weight"):
+            parse(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "weight"),
+    [
+        (1 / 3, Fraction(1, 3)),
+        (0.1 + 0.2, Fraction(3, 10)),
+        (np.float32(0.5), Fraction(1, 2)),
+        ("0.3333333333333333", Fraction(1, 3)),
+        (0.2689414213699951, Fraction(0.2689414213699951)),
+    ],
+)
+def test_weights_as_floats_have_them(given: str | float, weight: Fraction) -> None:
+    assert given_weight(given) == weight
+
+
+def test_weights_below_zero_are_for_sums() -> None:
+    assert given_weight("-0.5", signed=True) == given_weight(-0.5, signed=True) == Fraction(-1, 2)
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=9), st.booleans())
+def test_weights_of_many_digits_are_rounded_together(floats: list[float], absolute: bool) -> None:
+    weights = [given_weight(value) for value in floats]
+    rounded, changed = fitted(weights, absolute=absolute)
+    integer_weights(rounded)
+    scale = Fraction(1) if absolute else sum(rounded) / sum(weights)
+    assert all(
+        abs(new / scale - old) <= Fraction(sum(weights), 1 << 24) for new, old in zip(rounded, weights, strict=True)
+    )
+    assert changed or all(new == old * rounded[0] / weights[0] for new, old in zip(rounded, weights, strict=True))
+
+
+def test_a_softmax_is_a_list_of_weights(three: list[Path], folder: Path) -> None:
+    """Also on a machine that computes it to another last place."""
+    shares = np.exp([1.0, 2.0, 3.0]) / np.exp([1.0, 2.0, 3.0]).sum()
+    report = merge(three, out=folder / "out.safetensors", weights=list(shares))
+    assert report.weights_rounded
+    found = np.array([float(weight) for weight in weights_of(report).values()])
+    assert np.allclose(found / found.sum(), shares, rtol=0, atol=1e-7)
+    assert read_recipe(read_metadata(report.out)) == report.recipe
 
 
 def test_a_weight_that_would_take_hours_to_compute_is_refused() -> None:
@@ -181,17 +225,64 @@ def three(folder: Path) -> list[Path]:
     return [write_safetensors(folder / f"{name}.safetensors", {"w": raw}) for name, raw in tensors.items()]
 
 
-def test_a_group_weighs_what_its_members_weigh(three: list[Path], folder: Path) -> None:
+def weights_of(report: MergeReport) -> dict[str, Fraction]:
+    weights = {report.leaves[leaf.content].stem: leaf.weight for leaf in report.recipe.leaves}
+    return dict(sorted(weights.items()))
+
+
+def test_the_weight_of_a_group_is_divided_over_its_members(three: list[Path], folder: Path) -> None:
     a, b, c = three
-    merge([a, b], out=folder / "ab.safetensors", weights=["0.5", "0.3"])
-    grouped = merge([folder / "ab.safetensors", c], out=folder / "1.safetensors", weights=[1, "0.2"])
+    ab = merge([a, b], out=folder / "ab.safetensors", weights=["0.5", "0.3"]).out
+    grouped = merge([ab, c], out=folder / "1.safetensors", weights=["0.8", "0.2"])
     flat = merge(three, out=folder / "2.safetensors", weights=["0.5", "0.3", "0.2"])
     assert grouped.out.read_bytes() == flat.out.read_bytes()
-    assert {leaf.weight for leaf in flat.recipe.leaves} == {Fraction(1, 2), Fraction(3, 10), Fraction(1, 5)}
+    assert weights_of(flat) == {"a": 5, "b": 3, "c": 2}
     assert read_recipe(read_metadata(flat.out)) == flat.recipe == grouped.recipe
     assert read_metadata(flat.out)[CHECKSUM_KEY] == flat.checksum
-    halved = merge([folder / "ab.safetensors"], out=folder / "3.safetensors", weights=["1/2"])
-    assert {leaf.weight for leaf in halved.recipe.leaves} == {Fraction(1, 4), Fraction(3, 20)}
+
+
+def test_by_leaves_a_weight_is_that_of_each_member(three: list[Path], folder: Path) -> None:
+    a, b, c = three
+    ab = merge([a, b], out=folder / "ab.safetensors", weights=["0.5", "0.3"]).out
+    grouped = merge([ab, c], out=folder / "1.safetensors", weights=[4, 2], by_leaves=True)
+    assert weights_of(grouped) == {"a": 5, "b": 3, "c": 2}
+
+
+def test_the_middle_of_a_merged_file_and_another(folder: Path) -> None:
+    a, b, c = (
+        write_safetensors(folder / f"{n}.safetensors", {"w": f32(v)}) for n, v in (("a", 1), ("b", 9), ("c", 17))
+    )
+    plain = merge([a, b], out=folder / "1.safetensors").out
+    weighed = merge([a, b], out=folder / "2.safetensors", weights=[0.5, 0.5]).out
+    assert plain.read_bytes() == weighed.read_bytes()
+    for merged in (plain, weighed):
+        for order in ([merged, c], [c, merged]):
+            report = merge(order, out=folder / "out.safetensors", weights=[0.5, 0.5], force=True)
+            assert values(read_safetensors(report.out)["w"]) == [11]
+        assert values(read_safetensors(merge([merged, c], out=folder / "o.safetensors", force=True).out)["w"]) == [9]
+    nine = merge([plain, c], out=folder / "out.safetensors", weights=[9, 1], force=True)
+    assert values(read_safetensors(nine.out)["w"]) == [float(np.float32(6.2))]
+    assert merge([plain, weighed], out=folder / "out.safetensors", force=True).out.read_bytes() == plain.read_bytes()
+
+
+def test_a_weighed_merge_counts_as_many_as_it_has_members(three: list[Path], folder: Path) -> None:
+    a, b, c = three
+    ab = merge([a, b], out=folder / "ab.safetensors", weights=[3, 1]).out
+    assert weights_of(merge([ab, c], out=folder / "1.safetensors")) == {"a": 3, "b": 1, "c": 2}
+    assert weights_of(merge([ab], out=folder / "2.safetensors")) == {"a": 3, "b": 1}
+
+
+def test_given_weights_of_one_checkpoint_add_up(three: list[Path], folder: Path) -> None:
+    a, b, _ = three
+    copy = write_safetensors(folder / "copy.safetensors", read_safetensors(a), {"other": "words"})
+    ab = merge([a, b], out=folder / "ab.safetensors").out
+    report = merge([a, copy, b], out=folder / "1.safetensors", weights=[1, 2, 3])
+    assert weights_of(report) == {"a": 1, "b": 1}
+    assert report.copies == {str(copy): str(a)}
+    assert weights_of(merge([ab, a], out=folder / "2.safetensors", weights=[1, 1])) == {"a": 3, "b": 1}
+    for weights, expected in (([0.1, 1], "11/10"), (None, "1")):
+        report = merge([a, copy], out=folder / "3.safetensors", weights=weights, rule="sum", force=True)
+        assert weights_of(report) == {"a": Fraction(expected)}
 
 
 def test_a_merge_alone_is_itself(three: list[Path], folder: Path) -> None:
@@ -201,15 +292,14 @@ def test_a_merge_alone_is_itself(three: list[Path], folder: Path) -> None:
         assert out.read_bytes() == made.out.read_bytes()
 
 
-def test_one_checkpoint_with_two_weights_is_refused(three: list[Path], folder: Path) -> None:
+def test_one_checkpoint_with_two_weights_in_what_was_merged_is_refused(three: list[Path], folder: Path) -> None:
     a, b, _ = three
-    copy = write_safetensors(folder / "copy.safetensors", read_safetensors(a), {"other": "words"})
-    with pytest.raises(CheckpointError, match=r"a\.saf.* and .*copy\.saf.* the weights 1 and 2\. It counts once"):
-        merge([a, copy], out=folder / "out.safetensors", weights=[1, 2])
     merge([a, b], out=folder / "ab.safetensors", weights=[2, 1])
-    with pytest.raises(CheckpointError, match="give it one weight"):
+    with pytest.raises(
+        CheckpointError, match=r"are the same checkpoint, with the weights .* give every input a weight"
+    ):
         merge([folder / "ab.safetensors", a], out=folder / "out.safetensors")
-    merge([folder / "ab.safetensors", a], out=folder / "out.safetensors", weights=[1, 2])
+    merge([folder / "ab.safetensors", a], out=folder / "out.safetensors", weights=[3, 1])
 
 
 def test_merges_by_different_rules_are_not_merged(three: list[Path], folder: Path) -> None:

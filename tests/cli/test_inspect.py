@@ -33,7 +33,7 @@ def test_a_table(run: Run, files: Path) -> None:
     code, stdout, stderr = run("inspect", "a.safetensors")
     assert (code, stderr) == (0, "")
     assert rows(stdout)[:4] == [
-        ["tensor", "type", "shape", "not", "zero", "smallest", "largest", "not", "finite"],
+        ["tensor", "type", "shape", "not", "zero", "smallest", "largest", "NaN", "infinite"],
         ["[red]x[/red]", "F32", "1", "0.00%", "0", "0"],
         ["layers.0.a_rather_long_name_of_a_weight.weight", "F32", "2x2", "75.00%", "-2.5", "1", "1"],
         ["step", "I64", "one", "100.00%", "3", "3"],
@@ -54,6 +54,8 @@ def test_facts(run: Run, files: Path) -> None:
         "shape": [],
         "density": 1.0,
         "non_finite": 0,
+        "nan": 0,
+        "infinite": 0,
         "smallest": 3.0,
         "largest": 3.0,
     }
@@ -68,11 +70,11 @@ def test_where_it_came_from(run: Run, files: Path) -> None:
     _, stdout, _ = run("inspect", "out.safetensors")
     said = stdout.splitlines()[3:]
     assert said[0] == f"Merged by active-mean from 2 checkpoints against the base {content[:16]}:"
-    assert any(line.startswith("  weight 1/2 ") and line.endswith("  not seen on this machine") for line in said[1:])
-    assert f"  weight 1  content {content[:16]}  {files.resolve()}/b.safetensors" in said
+    assert any(line.startswith("  weight 1 ") and line.endswith("  not seen on this machine") for line in said[1:])
+    assert f"  weight 2  content {content[:16]}  {files.resolve()}/b.safetensors" in said
     facts = json.loads(run("inspect", "out.safetensors", "--json")[1])["merged"]
     assert facts["base"] == content and facts["unchanged"] is True
-    assert {leaf["weight"]: leaf["path"] for leaf in facts["leaves"]} == {"1": f"{files}/b.safetensors", "1/2": None}
+    assert {leaf["weight"]: leaf["path"] for leaf in facts["leaves"]} == {"2": f"{files}/b.safetensors", "1": None}
     with (files / "out.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x3f")
@@ -90,4 +92,4 @@ def test_how_it_fails(run: Run, files: Path) -> None:
     assert (code, stdout) == (11, "") and stderr.startswith("spikemesh: gone is not there.")
     (files / "web.safetensors").write_text("<!DOCTYPE html>")
     code, _, stderr = run("inspect", "web.safetensors")
-    assert code == 10 and "web.safetensors is not a whole safetensors file" in stderr
+    assert code == 10 and "web.safetensors is a web page and not a checkpoint" in stderr

@@ -51,7 +51,7 @@ def test_what_it_says(run: Run, files: Path) -> None:
     assert first.startswith("out.safetensors: 3 tensors, 24 bytes, 100.0% not zero; active-mean of 2 checkpoints in ")
     assert sorted(line.split()[-1] for line in leaves) == ["a.safetensors", "b.safetensors"]
     assert all(line.startswith("  weight 1  content ") for line in leaves)
-    assert kept == "Not in all inputs, and kept: ids, v."
+    assert kept == "Not in all inputs, and kept (2 of 3 tensors): ids, v."
     assert values(read_safetensors(files / "out.safetensors")["w"]) == [2, 2, 3]
 
 
@@ -79,7 +79,7 @@ def test_what_was_left_out_chosen_or_lost_is_said(run: Run, files: Path) -> None
         (files / name).mkdir()
         write_torch(files / name / "pytorch_model.bin", {**torch_tensors({name: f32(1e-9)}), "epoch": 1, "lr": 0.1})
         (files / name / "config.json").write_text(text)
-    _, stdout, _ = run("merge", "x", "y", "-o", "out", "--dtype", "f16")
+    _, stdout, _ = run("merge", "x", "y", "-o", "out", "--dtype", "f16", "--disjoint")
     assert "Left out of x, because it is no tensor: epoch, lr." in stdout
     assert "2 values were too small for f16 and became zero, in x, y." in stdout
     assert "Another input has these differently: config.json." in stdout
@@ -130,8 +130,8 @@ def test_a_name_of_another_format_is_refused(run: Run, files: Path) -> None:
 
 def test_many_names_are_counted(run: Run, files: Path) -> None:
     write_safetensors(files / "c.safetensors", {f"c{i}": f32(i) for i in range(8)})
-    _, stdout, _ = run("merge", "a.safetensors", "c.safetensors", "-o", "out.safetensors")
-    assert "kept: c0, c1, c2, c3, c4 and 5 more." in stdout
+    _, stdout, _ = run("merge", "a.safetensors", "c.safetensors", "-o", "out.safetensors", "--disjoint")
+    assert "kept (10 of 10 tensors): c0, c1, c2, c3, c4 and 5 more." in stdout
 
 
 def test_base_mask_and_as_is(run: Run, files: Path) -> None:
@@ -150,7 +150,8 @@ def test_hostile_names_do_not_reach_the_terminal(run: Run, files: Path) -> None:
     write_safetensors(files / "c.safetensors", {HOSTILE: f32(1e-9)})
     write_torch(files / "d.pt", {HOSTILE + "no": 1, **torch_tensors({"v": f32(1e-9)})})
     for arguments in (
-        ("merge", "c.safetensors", "d.pt", "-o", "out.safetensors", "--dtype", "f16"),
+        ("merge", "c.safetensors", "d.pt", "-o", "out.safetensors", "--dtype", "f16", "--disjoint"),
+        ("merge", "c.safetensors", "d.pt", "-o", "other.safetensors"),
         ("inspect", "c.safetensors"),
         ("merge", "c.safetensors", "e.safetensors", "-o", "other.safetensors"),
         ("merge", "f.safetensors", "-o", "other.safetensors"),
@@ -188,7 +189,7 @@ def test_names_that_are_no_text(run: Run, files: Path) -> None:
         (["a.safetensors", "-o", "x/out"], 11, "the folder x is not there"),
         (["a.safetensors", "c.safetensors", "-o", "out.safetensors"], 11, "do not fit together"),
         (["cut.safetensors", "-o", "out.safetensors"], 10, "is not a whole safetensors file"),
-        (["nan.safetensors", "-o", "out.safetensors"], 10, "has NaN or an infinity in tensor 'w'"),
+        (["nan.safetensors", "a.safetensors", "-o", "out.safetensors"], 10, "has NaN or an infinity in tensor 'w'"),
         (["a.safetensors", "-o", "out.safetensors", "--weight", "x"], 2, "expected a weight such as 1, 0.7 or 2/3"),
         (["a.safetensors", "-o", "out.safetensors", "--weight", "1", "--weight", "1"], 2, "got 2 for 1"),
         (["a.safetensors", "-o", "out.safetensors", "--rule", "median"], 2, "expected a rule of active-mean"),
@@ -196,12 +197,12 @@ def test_names_that_are_no_text(run: Run, files: Path) -> None:
         (["a.safetensors", "-o", "out", "--shard-size", "lots"], 2, "expected a size such as 5GB"),
         (["a.safetensors", "-o", "out.safetensors", "--shard-size", "5GB"], 11, "is one file; shards go into a folder"),
         (["a.safetensors"], 2, "Missing option"),
-        (["-o", "out"], 2, "Missing argument"),
+        (["-o", "out"], 2, "expected at least one checkpoint"),
     ],
 )
 def test_how_it_fails(run: Run, files: Path, arguments: list[str], code: int, words: str) -> None:
     write_safetensors(files / "c.safetensors", {"w": f32(1)})
-    write_safetensors(files / "nan.safetensors", {"w": f32(float("nan"))})
+    write_safetensors(files / "nan.safetensors", {"w": f32(float("nan"), 1, 1)})
     (files / "cut.safetensors").write_bytes((files / "a.safetensors").read_bytes()[:-1])
     before = {path: path.stat().st_mtime_ns for path in files.glob("*.safetensors")}
     seen, stdout, stderr = run("merge", *arguments)

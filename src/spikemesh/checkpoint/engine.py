@@ -12,13 +12,16 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from spikemesh.checkpoint.content import CHECKSUM, PIECE_BYTES, TreeHash
-from spikemesh.checkpoint.plan import MergedTensor
+from spikemesh.checkpoint.elements import Terms, is_not_finite, largest, positive, settle, widened
+from spikemesh.checkpoint.plan import BASE_NUMBER, MergedTensor
+from spikemesh.checkpoint.slerp import Angles, find_angles
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.windows import Buffers, Bytes, Stretch, for_each, stretches
 from spikemesh.errors import CheckpointError, InvalidData
-from spikemesh.kernels import Counts, Element, Rule, combine
+from spikemesh.kernels import Counts, Element, Rule, combine, scan
 from spikemesh.progress import SILENT, Progress
 
 
@@ -44,24 +47,29 @@ class Tally:
     """Coordinates of float tensors."""
     vanished: dict[str, int] = field(default_factory=dict)
     """By tensor: values too small for the result's type, which became zero."""
+    non_finite: dict[str, int] = field(default_factory=dict)
+    """By tensor: NaN and infinities that are in the result."""
+    chosen_integers: dict[str, int] = field(default_factory=dict)
+    """By tensor that is no float: elements that differ between the inputs, of which one was chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ingredients:
-    """Opened checkpoints and how to combine them; `integers` are the weights, in the order of `inputs`."""
+    """Opened checkpoints and how to combine them."""
 
     inputs: Sequence[Checkpoint]
-    integers: Sequence[int]
-    divisor: int
-    rule: Rule
     base: Checkpoint | None
     mask: Checkpoint | None
     tensors: Sequence[MergedTensor]
+    allow_non_finite: bool = False
 
     @property
     def input_bytes(self) -> int:
-        beside = [c for c in (self.base, self.mask) if c is not None]
-        return sum(checkpoint.size_bytes for checkpoint in (*self.inputs, *beside))
+        return sum(checkpoint.size_bytes for checkpoint in (*self.inputs, *self.beside))
+
+    @property
+    def beside(self) -> Sequence[Checkpoint]:
+        return [checkpoint for checkpoint in (self.base, self.mask) if checkpoint is not None]
 
 
 class Engine:
@@ -72,6 +80,7 @@ class Engine:
         self._sink = sink
         self._progress = progress
         self._lock = threading.Lock()
+        self._angles: Angles = {}
         self.tally = Tally()
         self.input_hashes = [TreeHash(checkpoint.tensors) for checkpoint in ingredients.inputs]
         self.base_hash = _hash_of(ingredients.base)
@@ -80,22 +89,28 @@ class Engine:
 
     def run(self, num_threads: int | None = None) -> None:
         """Do all of it, once. Raises what a worker raised: `InvalidData` or `CheckpointError` that names the tensor."""
+        self._angles = find_angles(self._ingredients.tensors, num_threads)
         for_each(self._tasks(), lambda task, buffers: task(buffers), num_threads=num_threads)
 
     def _tasks(self) -> Iterator[Callable[[Buffers], None]]:
-        for tensor in self._ingredients.tensors:
+        """What is not float comes first: it is little, and where it differs that is known at once."""
+        for tensor in sorted(self._ingredients.tensors, key=lambda tensor: tensor.element.kind == "float"):
             for stretch in stretches(tensor.result.num_elements, PIECE_BYTES // tensor.smallest_element_bytes):
                 yield partial(self._merge, tensor, stretch)
-        used = {id(extra) for tensor in self._ingredients.tensors for extra in (tensor.base, tensor.mask)}
+        used = {id(source) for tensor in self._ingredients.tensors for source in _all_sources(tensor)}
+        for checkpoint, collected in self._hashed():
+            for rest in checkpoint.tensors.values():  # of no use here, but part of the content
+                for stretch in () if id(rest) in used else stretches(rest.size_bytes, PIECE_BYTES):
+                    yield partial(self._hash_only, rest, stretch, collected)
+
+    def _hashed(self) -> Iterator[tuple[Checkpoint, TreeHash]]:
+        yield from zip(self._ingredients.inputs, self.input_hashes, strict=True)
         for checkpoint, collected in (
             (self._ingredients.base, self.base_hash),
             (self._ingredients.mask, self.mask_hash),
         ):
-            if checkpoint is None or collected is None:
-                continue
-            for rest in checkpoint.tensors.values():  # of no use here, but part of the content
-                for stretch in () if id(rest) in used else stretches(rest.size_bytes, PIECE_BYTES):
-                    yield partial(self._hash_only, rest, stretch, collected)
+            if checkpoint is not None and collected is not None:
+                yield checkpoint, collected
 
     def _hash_only(self, tensor: Tensor, stretch: Stretch, collected: TreeHash, buffers: Buffers) -> None:
         self._read(tensor, stretch.start, stretch.count, collected, buffers(0, stretch.count))
@@ -108,82 +123,165 @@ class Engine:
         return buffer
 
     def _merge(self, tensor: MergedTensor, stretch: Stretch, buffers: Buffers) -> None:
-        size = tensor.element.size_bytes
-        start, length = stretch.start * size, stretch.count * size
         values = [
-            self._read(source, start, length, self.input_hashes[number], buffers(slot, length))
+            self._values(source, stretch, self._hash_at(number), buffers, slot)
             for slot, (number, source) in enumerate(tensor.sources)
         ]
         width = tensor.result.element.size_bytes
         out_start = stretch.start * width
         out = buffers(-1, stretch.count * width, lie=self._sink.lie(tensor.name, out_start))
-        if tensor.element.kind == "float":
+        if tensor.copied:
+            self._copy(tensor, stretch, values[0], out)
+        elif tensor.element.kind == "float":
             self._combine(tensor, stretch, values, out, buffers)
         else:
             out[:] = self._agreed(tensor, stretch, values)
         self.checksum.add(tensor.name, out_start, out)
         self._sink.write(tensor.name, out_start, out)
 
+    def _hash_at(self, number: int) -> TreeHash:
+        found = self.base_hash if number == BASE_NUMBER else self.input_hashes[number]
+        assert found is not None
+        return found
+
+    def _values(self, source: Tensor, stretch: Stretch, collected: TreeHash, buffers: Buffers, slot: int) -> Bytes:
+        width = source.element.size_bytes
+        length = stretch.count * width
+        return self._read(source, stretch.start * width, length, collected, buffers(slot, length))
+
+    def _copy(self, tensor: MergedTensor, stretch: Stretch, data: Bytes, out: Bytes) -> None:
+        """As it is, also what is not finite; in another type if the result has one."""
+        element, out_element = tensor.element, tensor.result.element
+        if element == out_element:
+            out[:] = data
+        else:
+            counts = combine(Rule.MEAN, [data], element=element, out=out, out_element=out_element, weights=[1])
+            self._require_in_range(tensor, stretch, counts)
+            self._count_at(self.tally.vanished, tensor, counts.vanished)
+            settle([data], element, out, out_element, spread=False)
+        if element.kind == "float":
+            seen = scan(out, out_element)
+            self._count(tensor, num_floats=stretch.count, held=seen.nonzero, nonzero=seen.nonzero)
+            self._count_at(self.tally.non_finite, tensor, seen.non_finite)
+
     def _combine(
         self, tensor: MergedTensor, stretch: Stretch, values: Sequence[Bytes], out: Bytes, buffers: Buffers
     ) -> None:
         base = mask = None
         if tensor.base is not None and self.base_hash is not None:
-            start, length = stretch.start * tensor.element.size_bytes, len(values[0])
-            base = self._read(tensor.base, start, length, self.base_hash, buffers(-2, length))
+            base = self._values(tensor.base, stretch, self.base_hash, buffers, -2)
+            base = widened(base, tensor.base.element, tensor.element)
         if tensor.mask is not None and self.mask_hash is not None:
-            element = tensor.mask.element
-            start, length = stretch.start * element.size_bytes, stretch.count * element.size_bytes
-            mask = _nonzero(self._read(tensor.mask, start, length, self.mask_hash, buffers(-3, length)), element)
+            mask = self._values(tensor.mask, stretch, self.mask_hash, buffers, -3)
+            mask = _nonzero(mask, tensor.mask.element)
+        values = [
+            widened(data, source.element, tensor.element)
+            for data, (_, source) in zip(values, tensor.sources, strict=True)
+        ]
+        weights, divisor = self._angles.get(tensor.name, (tensor.weights, tensor.divisor))
+        added = [*values, *([base] if base is not None else [])]
+        terms = (
+            Terms(values, weights, base)
+            if min(weights) > 0
+            else positive(values, weights, divisor, base, tensor.element)
+        )
         counts = combine(
-            self._ingredients.rule,
-            values,
+            tensor.rule,
+            terms.values,
             element=tensor.element,
             out=out,
             out_element=tensor.result.element,
-            weights=[self._ingredients.integers[number] for number, _ in tensor.sources],
-            divisor=self._ingredients.divisor,
-            base=base,
+            weights=terms.weights,
+            divisor=divisor,
+            base=terms.base,
             mask=mask,
         )
-        self._check(tensor, stretch, counts)
-        with self._lock:
-            self.tally.held += counts.held
-            self.tally.nonzero += counts.nonzero
-            self.tally.num_floats += stretch.count
-            if counts.vanished:
-                self.tally.vanished[tensor.name] = self.tally.vanished.get(tensor.name, 0) + counts.vanished
+        if max(*counts.first_bad, counts.first_bad_base) >= 0:
+            self._settle(tensor, stretch, added, out)
+        else:
+            self._require_in_range(tensor, stretch, counts)
+        self._count(tensor, num_floats=stretch.count, held=counts.held, nonzero=counts.nonzero)
+        self._count_at(self.tally.vanished, tensor, counts.vanished)
 
-    def _check(self, tensor: MergedTensor, stretch: Stretch, counts: Counts) -> None:
+    def _settle(self, tensor: MergedTensor, stretch: Stretch, values: Sequence[Bytes], out: Bytes) -> None:
+        """What is not finite: kept where all have the same bits, spread where that is asked for, or an error."""
+        element, allowed = tensor.result.element, self._ingredients.allow_non_finite
+        beyond = is_not_finite(out, element)
+        if beyond.any():
+            self._raise_beyond(tensor, stretch.start + int(beyond.argmax()))
+        bad = settle(values, tensor.element, out, element, spread=allowed)
+        if bad.any():
+            self._raise_not_finite(tensor, stretch, values, bad)
+        num = int(np.count_nonzero(is_not_finite(out, element)))
+        self._count(tensor, nonzero=num)
+        self._count_at(self.tally.non_finite, tensor, num)
+
+    def _count(self, tensor: MergedTensor, *, nonzero: int, held: int = 0, num_floats: int = 0) -> None:
+        with self._lock:
+            self.tally.held += held
+            self.tally.nonzero += nonzero
+            self.tally.num_floats += num_floats
+
+    def _count_at(self, counts: dict[str, int], tensor: MergedTensor, num: int) -> None:
+        if num:
+            with self._lock:
+                counts[tensor.name] = counts.get(tensor.name, 0) + num
+
+    def _raise_not_finite(
+        self, tensor: MergedTensor, stretch: Stretch, values: Sequence[Bytes], bad: npt.NDArray[np.bool_]
+    ) -> None:
         paths = [self._ingredients.inputs[number].path for number, _ in tensor.sources]
-        if self._ingredients.base is not None:
+        if len(values) > len(paths) and self._ingredients.base is not None:
             paths.append(self._ingredients.base.path)
-        for path, first in zip(paths, (*counts.first_bad, counts.first_bad_base), strict=False):
-            if first >= 0:
-                raise InvalidData(
-                    f"{path} has NaN or an infinity in tensor {tensor.name[:200]!r}, at element "
-                    f"{stretch.start + first}. A merge would spread it; `spikemesh inspect {path}` counts them."
-                )
-        if counts.first_overflow >= 0:
-            raise CheckpointError(
-                f"the result is beyond the range of {tensor.result.element.name} in tensor {tensor.name[:200]!r}, at "
-                f"element {stretch.start + counts.first_overflow}. Choose a wider type, such as --dtype f32."
-            )
+        at = int(bad.argmax())
+        here = slice(at * tensor.element.size_bytes, (at + 1) * tensor.element.size_bytes)
+        path = next(p for p, v in zip(paths, values, strict=True) if is_not_finite(v[here], tensor.element)[0])
+        raise InvalidData(
+            f"{path} has NaN or an infinity in tensor {tensor.name[:200]!r}, at element {stretch.start + at}, and not "
+            f"all inputs have the same there. A merge would spread it; `spikemesh inspect {path}` counts them. Leave "
+            "the tensor out (--skip), take it from one input (--take), or let it spread (--allow-non-finite)."
+        )
+
+    def _require_in_range(self, tensor: MergedTensor, stretch: Stretch, counts: Counts) -> None:
+        if counts.first_overflow >= 0 and max(*counts.first_bad, counts.first_bad_base) < 0:
+            self._raise_beyond(tensor, stretch.start + counts.first_overflow)
+
+    def _raise_beyond(self, tensor: MergedTensor, element: int) -> None:
+        raise CheckpointError(
+            f"the result is beyond the range of {tensor.result.element.name} in tensor {tensor.name[:200]!r}, at "
+            f"element {element}. Choose a wider type, such as --dtype f32."
+        )
 
     def _agreed(self, tensor: MergedTensor, stretch: Stretch, values: Sequence[Bytes]) -> Bytes:
-        """Integers and booleans have no mean: all inputs must have the same."""
-        first = self._ingredients.inputs[tensor.sources[0][0]]
-        if tensor.element.kind == "bool" and (values[0] > 1).any():
-            raise InvalidData(f"{first.path} has other than 0 and 1 in the BOOL tensor {tensor.name[:200]!r}.")
-        for (number, _), other in zip(tensor.sources[1:], values[1:], strict=True):
-            if not np.array_equal(values[0], other):
-                at = int(np.flatnonzero(values[0] != other)[0]) // tensor.element.size_bytes
-                raise CheckpointError(
-                    f"the {tensor.element.name} tensor {tensor.name[:200]!r} differs between {first.path} and "
-                    f"{self._ingredients.inputs[number].path}, first at element {stretch.start + at}. "
-                    "Integers have no mean: make them equal, or leave the tensor out."
-                )
-        return values[0]
+        """Integers and booleans have no mean: all inputs have the same, or one is chosen as was asked for."""
+        inputs, numbers = self._ingredients.inputs, [number for number, _ in tensor.sources]
+        if tensor.element.kind == "bool":
+            for number, data in zip(numbers, values, strict=True):
+                if (data > 1).any():
+                    path = inputs[number].path
+                    raise InvalidData(f"{path} has other than 0 and 1 in the BOOL tensor {tensor.name[:200]!r}.")
+        if all(np.array_equal(values[0], other) for other in values[1:]):
+            return values[0]
+        if tensor.integers == "refuse":
+            self._raise_differing(tensor, stretch, values)
+        larger, num_differing = largest(values, tensor.element)
+        self._count_at(self.tally.chosen_integers, tensor, num_differing)
+        return values[numbers.index(tensor.integers)] if isinstance(tensor.integers, int) else larger
+
+    def _raise_differing(self, tensor: MergedTensor, stretch: Stretch, values: Sequence[Bytes]) -> None:
+        inputs, numbers = self._ingredients.inputs, [number for number, _ in tensor.sources]
+        place = next(i for i, other in enumerate(values) if not np.array_equal(values[0], other))
+        at = int(np.flatnonzero(values[0] != values[place])[0]) // tensor.element.size_bytes
+        raise CheckpointError(
+            f"the {tensor.element.name} tensor {tensor.name[:200]!r} differs between {inputs[numbers[0]].path} and "
+            f"{inputs[numbers[place]].path}, first at element {stretch.start + at}. Integers have no mean: choose "
+            "(--integers max or first), take it from one input (--take), or leave the tensor out (--skip)."
+        )
+
+
+def _all_sources(tensor: MergedTensor) -> Sequence[Tensor]:
+    beside = (tensor.base, tensor.mask)
+    return [*(source for _, source in tensor.sources), *(source for source in beside if source is not None)]
 
 
 def _hash_of(checkpoint: Checkpoint | None) -> TreeHash | None:

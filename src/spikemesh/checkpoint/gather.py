@@ -8,19 +8,31 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+from spikemesh.checkpoint.checks import check
 from spikemesh.checkpoint.content import CHECKSUM, CONTENT, Kind, sample_hash, tree_hash
 from spikemesh.checkpoint.engine import Ingredients
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Options
-from spikemesh.checkpoint.plan import plan
-from spikemesh.checkpoint.recipe import CHECKSUM_KEY, RULES, Leaf, Recipe, integer_weights, read_recipe
+from spikemesh.checkpoint.plan import BASE_NUMBER, Plan, Settings, plan
+from spikemesh.checkpoint.recipe import (
+    BASE,
+    CHECKSUM_KEY,
+    PLAIN,
+    SLERP,
+    Leaf,
+    Recipe,
+    Take,
+    WeightOf,
+    read_recipe,
+)
+from spikemesh.checkpoint.selection import Selection, select
 from spikemesh.checkpoint.source import Checkpoint
+from spikemesh.checkpoint.weights import fitted
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.progress import Progress
-
-DEFAULT_RULE = "active-mean"
 
 EXTRAS = {"base": "--base", "mask": "--mask-from"}
 """What a merge may take beside its inputs, and the options that name it."""
@@ -33,8 +45,17 @@ class OpenLeaf:
     checkpoint: Checkpoint
     weight: Fraction
     content: str | None = None
-    others: tuple[Checkpoint, ...] = ()
-    """What was given in its place: copies of its tensors in other files, and merges that it is part of."""
+    copies: tuple[Checkpoint, ...] = ()
+    """Other files with the same tensors that were given."""
+    merges: tuple[Checkpoint, ...] = ()
+    """Merges that were given and that it is part of."""
+    places: frozenset[int] = frozenset()
+    """Of the inputs that it, a copy of it, or a merge of it was given as."""
+
+    @property
+    def others(self) -> tuple[Checkpoint, ...]:
+        """What was given in its place."""
+        return self.copies + self.merges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,25 +64,49 @@ class Gathered:
 
     ingredients: Ingredients
     leaves: Sequence[OpenLeaf]
-    rule: str
-    dtype: str
+    plan: Plan
+    settings: Settings
+    weights_rounded: bool = False
+    """The weights had more digits than fit, and are what is recorded."""
 
     def recipe(self, contents: Sequence[str], base: str | None, mask: str | None) -> Recipe:
         """What was merged, once the contents are known."""
-        leaves = frozenset(map(Leaf, contents, (leaf.weight for leaf in self.leaves)))
-        return Recipe(rule=self.rule, leaves=leaves, base=base, mask=mask, dtype=self.dtype)
+        said = self.settings
+        return Recipe(
+            rule=said.rule,
+            leaves=frozenset(map(Leaf, contents, said.weights)),
+            base=base,
+            mask=mask,
+            dtype=said.dtype,
+            skip=tuple(said.skip),
+            take=tuple(
+                Take(pattern, (BASE,) if BASE_NUMBER in numbers else tuple(sorted(contents[i] for i in numbers)))
+                for pattern, numbers in said.take
+            ),
+            weight_of=tuple(WeightOf(pattern, contents[i], weight) for pattern, i, weight in said.weight_of),
+            integers=said.integers,
+            allow_non_finite=said.allow_non_finite,
+            disjoint=said.disjoint,
+            version=said.version,
+        )
 
 
 class Gathering:
-    """Opens what a merge needs and finds out what it is; everything that it opens closes with `stack`."""
+    """Opens what a merge needs and finds out what it is; everything that it opens closes with `stack`.
 
-    def __init__(self, stack: ExitStack, known: KnownFiles, progress: Progress) -> None:
+    `quick` reads no file to the end: what is not known yet is told from other files by a sample.
+    """
+
+    def __init__(self, stack: ExitStack, known: KnownFiles, progress: Progress, *, quick: bool = False) -> None:
         self._stack = stack
         self._known = known
         self._progress = progress
+        self._quick = quick
 
-    def open(self, path: Path) -> Checkpoint:
-        checkpoint = open_checkpoint(path)
+    def open(self, given: Path | Checkpoint) -> Checkpoint:
+        if isinstance(given, Checkpoint):
+            return given
+        checkpoint = open_checkpoint(given)
         self._stack.callback(checkpoint.close)
         return checkpoint
 
@@ -71,6 +116,8 @@ class Gathering:
 
     def _hash(self, checkpoint: Checkpoint, kind: Kind) -> str:
         value = self._known.hash_of(checkpoint, kind)
+        if value is None and self._quick:
+            return sample_hash(checkpoint).hex()
         if value is None:
             value = tree_hash(checkpoint, kind, self._progress)
             self._known.remember(checkpoint, value, kind)
@@ -78,35 +125,63 @@ class Gathering:
 
     def gather(
         self,
-        paths: Sequence[Path],
+        given: Sequence[Path | Checkpoint],
         *,
-        base: Path | None,
-        mask: Path | None,
+        base: Path | Checkpoint | None,
+        mask: Path | Checkpoint | None,
         weights: Sequence[Fraction] | None,
         options: Options,
     ) -> Gathered:
-        """Everything a merge of `paths` needs. See `merge.merge` for what is raised."""
-        if not paths:
+        """Everything a merge of `given` needs. See `merge.merge` for what is raised."""
+        if not given:
             raise ValueError("expected at least one checkpoint, got none")
-        if weights is not None and len(weights) != len(paths):
-            raise ValueError(f"expected one weight per checkpoint, got {len(weights)} for {len(paths)}")
-        factors = [Fraction(1)] * len(paths) if weights is None else list(weights)
-        opened = [self.open(path) for path in paths]
+        if weights is not None and len(weights) != len(given):
+            raise ValueError(f"expected one weight per checkpoint, got {len(weights)} for {len(given)}")
+        opened = [self.open(one) for one in given]
         recipes = [None if options.as_is else read_recipe(c.metadata, path=c.path) for c in opened]
         made = next((recipe for recipe in recipes if recipe is not None), None)
         extras = {
             "base": self._extra("base", base, None if made is None else made.base),
             "mask": self._extra("mask", mask, None if made is None else made.mask),
         }
+        wanted = _wanted(options, made)
+        signed = wanted.rule == "sum"
+        if weights is not None and not signed and any(weight < 0 for weight in weights):
+            raise ValueError("negative weights need the rule sum: the others are means")
+        selection = select(options, [c.path for c in opened], has_base=extras["base"] is not None, signed=signed)
         if made is None:
-            plan(opened, **extras, dtype=options.dtype or "keep")  # what clashes does so before anything is read
-            leaves = self._without_copies(opened, factors)
+            early = _settings(wanted, [Fraction(1)] * len(opened), _by_place(selection, len(opened)))
+            check(plan(opened, early, **extras), disjoint=wanted.disjoint)  # before anything is read
+            leaves = self._without_copies(opened, weights)
         else:
-            options = replace(options, rule=options.rule or made.rule, dtype=options.dtype or made.dtype)
-            leaves = self._regroup(opened, recipes, factors, extras, options)
-        return _checked(leaves, extras, options)
+            leaves = self._regroup(opened, recipes, weights, extras, wanted, options)
+        return self._assembled(leaves, extras, wanted, selection)
 
-    def from_recipe(self, recipe: Recipe, given: Sequence[Path], *, base: Path | None, mask: Path | None) -> Gathered:
+    def _assembled(
+        self,
+        leaves: Sequence[OpenLeaf],
+        extras: Mapping[str, Checkpoint | None],
+        wanted: Recipe,
+        selection: Selection,
+    ) -> Gathered:
+        """The leaves with weights that the kernels take, everything that was said of inputs said of leaves."""
+        if wanted.rule == "max-magnitude" and len({leaf.weight for leaf in leaves}) > 1:
+            raise ValueError("max-magnitude takes one value as it is: leave out the weights")
+        exact = [leaf.weight for leaf in leaves]
+        weights, rounded = fitted(exact, absolute=wanted.rule == "sum")
+        scale = weights[0] / exact[0]
+        leaves = [replace(leaf, weight=weight) for leaf, weight in zip(leaves, weights, strict=True)]
+        selected = _of_leaves(selection, leaves, scale, divided=wanted.rule != "sum")
+        if wanted.integers == "first":
+            leaves = [replace(leaf, content=leaf.content or self.content(leaf.checkpoint)) for leaf in leaves]
+        if not selection.take and not selection.weight_of:
+            numbers = {leaf.content: i for i, leaf in enumerate(leaves) if leaf.content is not None}
+            selected = _of_contents(wanted, numbers)
+        return _checked(leaves, extras, _settings(wanted, weights, selected, leaves), rounded)
+
+    def from_recipe(
+        self, recipe: Recipe, given: Sequence[Path], *, base: Path | Checkpoint | None, mask: Path | Checkpoint | None
+    ) -> Gathered:
         """The leaves of a recipe, by content among `given` or where this machine saw them last; no more and no less."""
         extras = {"base": self._extra("base", base, recipe.base), "mask": self._extra("mask", mask, recipe.mask)}
         for name, extra in extras.items():
@@ -116,17 +191,20 @@ class Gathering:
                     f"the {name} is not the one that was merged with: expected {_content_text(expected)}."
                 )
         contents = {leaf.content for leaf in recipe.leaves}
-        copies: dict[str, list[Checkpoint]] = {}
-        for checkpoint in map(self.open, given):
+        copies: dict[str, list[tuple[int, Checkpoint]]] = {}
+        for place, checkpoint in enumerate(map(self.open, given)):
             content = self.content(checkpoint)
             inner = read_recipe(checkpoint.metadata, path=checkpoint.path)
             if content in contents:
-                copies.setdefault(content, []).append(checkpoint)
+                copies.setdefault(content, []).append((place, checkpoint))
             elif inner is None or not contents.issuperset(leaf.content for leaf in inner.leaves):
                 raise CheckpointError(f"{checkpoint.path} was not merged into this file.")
-        return _checked(self._leaves(recipe, copies), extras, Options(rule=recipe.rule, dtype=recipe.dtype))
+        leaves = self._leaves(recipe, copies)
+        numbers = {str(leaf.content): i for i, leaf in enumerate(leaves)}
+        weights = [leaf.weight for leaf in leaves]
+        return _checked(leaves, extras, _settings(recipe, weights, _of_contents(recipe, numbers), leaves), False)
 
-    def _extra(self, name: str, given: Path | None, content: str | None) -> Checkpoint | None:
+    def _extra(self, name: str, given: Path | Checkpoint | None, content: str | None) -> Checkpoint | None:
         """The base or mask of a merge: what the user gives, or where this machine saw that of an earlier merge."""
         path = given
         if given is None and content is not None:
@@ -137,21 +215,29 @@ class Gathering:
 
     # ---- inputs that nobody merged -----------------------------------------------------------------------------------
 
-    def _without_copies(self, opened: Sequence[Checkpoint], weights: Sequence[Fraction]) -> list[OpenLeaf]:
-        """Two copies count once. Only those that a sample cannot tell apart are read in full to find out."""
+    def _without_copies(self, opened: Sequence[Checkpoint], weights: Sequence[Fraction] | None) -> list[OpenLeaf]:
+        """Two copies are one leaf: without weights it counts once, given weights add up.
+
+        Only those that a sample cannot tell apart are read in full to find out.
+        """
         samples = [sample_hash(checkpoint) for checkpoint in opened]
         repeated = {sample for sample, count in Counter(samples).items() if count > 1}
         leaves: list[OpenLeaf] = []
-        for checkpoint, weight, sample in zip(opened, weights, samples, strict=True):
-            leaf = OpenLeaf(
-                checkpoint=checkpoint, weight=weight, content=self.content(checkpoint) if sample in repeated else None
-            )
-            first = next((i for i, seen in enumerate(leaves) if leaf.content and seen.content == leaf.content), None)
+        for place, (checkpoint, sample) in enumerate(zip(opened, samples, strict=True)):
+            weight = Fraction(1) if weights is None else weights[place]
+            content = self.content(checkpoint) if sample in repeated else None
+            first = next((i for i, seen in enumerate(leaves) if content and seen.content == content), None)
             if first is None:
-                leaves.append(leaf)
+                places = frozenset({place})
+                leaves.append(OpenLeaf(checkpoint=checkpoint, weight=weight, content=content, places=places))
                 continue
-            _require_same_weight(leaves[first], leaf)
-            leaves[first] = replace(leaves[first], others=(*leaves[first].others, checkpoint))
+            seen = leaves[first]
+            leaves[first] = replace(
+                seen,
+                weight=seen.weight + (weight if weights is not None else 0),
+                copies=(*seen.copies, checkpoint),
+                places=seen.places | {place},
+            )
         return leaves
 
     # ---- inputs that were merged before ------------------------------------------------------------------------------
@@ -160,46 +246,71 @@ class Gathering:
         self,
         opened: Sequence[Checkpoint],
         recipes: Sequence[Recipe | None],
-        factors: Sequence[Fraction],
+        weights: Sequence[Fraction] | None,
         extras: Mapping[str, Checkpoint | None],
+        wanted: Recipe,
         options: Options,
     ) -> list[OpenLeaf]:
-        """The leaves of everything, each opened."""
-        joined = Recipe(
-            rule=options.rule or DEFAULT_RULE,
-            leaves=frozenset(),
-            dtype=options.dtype or "keep",
-            **{name: None if extra is None else self.content(extra) for name, extra in extras.items()},
-        )
-        copies: dict[str, list[Checkpoint]] = {}
-        merges: dict[str, list[Checkpoint]] = {}
-        for checkpoint, recipe, factor in zip(opened, recipes, factors, strict=True):
+        """The leaves of everything, each opened, by the weights of what they were given as."""
+        base, mask = (None if extra is None else self.content(extra) for extra in (extras["base"], extras["mask"]))
+        joined = replace(wanted, base=base, mask=mask)
+        said = _said(joined, options)
+        copies: dict[str, list[tuple[int, Checkpoint]]] = {}
+        merges: dict[str, list[tuple[int, Checkpoint]]] = {}
+        added: dict[str, Fraction] = {}
+        for place, (checkpoint, recipe) in enumerate(zip(opened, recipes, strict=True)):
             if recipe is None:
                 content = self.content(checkpoint)
-                copies.setdefault(content, []).append(checkpoint)
+                copies.setdefault(content, []).append((place, checkpoint))
                 recipe = replace(joined, leaves=frozenset({Leaf(content)}))
-            elif self._hash(checkpoint, CHECKSUM) != checkpoint.metadata.get(CHECKSUM_KEY):
-                raise CheckpointError(
-                    f"{checkpoint.path} was merged from {len(recipe.leaves)} files and changed afterwards, so it "
-                    "cannot stand for them. Take it as it is with --as-is."
-                )
             else:
+                self._require_unchanged(checkpoint, recipe)
                 for leaf in recipe.leaves:
-                    merges.setdefault(leaf.content, []).append(checkpoint)
-            joined = joined.join(recipe.scaled(factor))
-        leaves = self._leaves(joined, copies)
-        return [replace(leaf, others=(*leaf.others, *merges.get(leaf.content or "", ()))) for leaf in leaves]
+                    merges.setdefault(leaf.content, []).append((place, checkpoint))
+            recipe = replace(recipe, **said)
+            weighed = _weighed(recipe, None if weights is None else weights[place], options.by_leaves)
+            joined = joined.join(weighed)
+            for leaf in weighed.leaves:
+                added[leaf.content] = added.get(leaf.content, Fraction()) + leaf.weight
+        if weights is not None:
+            joined = replace(joined, leaves=frozenset(Leaf(content, total) for content, total in added.items()))
+        return [
+            replace(
+                leaf,
+                merges=tuple(checkpoint for _, checkpoint in merges.get(leaf.content or "", ())),
+                places=leaf.places | {place for place, _ in merges.get(leaf.content or "", ())},
+            )
+            for leaf in self._leaves(joined, copies)
+        ]
 
-    def _leaves(self, recipe: Recipe, copies: Mapping[str, Sequence[Checkpoint]]) -> list[OpenLeaf]:
+    def _require_unchanged(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
+        """A merged file that was changed afterwards cannot stand for its leaves."""
+        recorded = checkpoint.metadata.get(CHECKSUM_KEY)
+        if self._quick and self._known.hash_of(checkpoint, CHECKSUM) is None:
+            return
+        if self._hash(checkpoint, CHECKSUM) != recorded:
+            raise CheckpointError(
+                f"{checkpoint.path} was merged from {len(recipe.leaves)} files and changed afterwards, so it "
+                "cannot stand for them. Take it as it is with --as-is."
+            )
+
+    def _leaves(self, recipe: Recipe, copies: Mapping[str, Sequence[tuple[int, Checkpoint]]]) -> list[OpenLeaf]:
         """The leaves of a recipe, from files at hand or where this machine saw them last."""
         leaves: dict[str, OpenLeaf] = {}
         missing = []
         for leaf in sorted(recipe.leaves):
-            files = copies.get(leaf.content) or self._find(leaf.content)
+            given = copies.get(leaf.content, ())
+            files = [checkpoint for _, checkpoint in given] or self._find(leaf.content)
             if not files:
                 missing.append(leaf.content)
                 continue
-            found = OpenLeaf(checkpoint=files[0], weight=leaf.weight, content=leaf.content, others=tuple(files[1:]))
+            found = OpenLeaf(
+                checkpoint=files[0],
+                weight=leaf.weight,
+                content=leaf.content,
+                copies=tuple(files[1:]),
+                places=frozenset(place for place, _ in given),
+            )
             _require_same_weight(leaves.setdefault(leaf.content, found), found)
         if missing:
             raise CheckpointError(
@@ -214,29 +325,116 @@ class Gathering:
         return [] if path is None else [self.open(path)]
 
 
-def _checked(leaves: Sequence[OpenLeaf], extras: Mapping[str, Checkpoint | None], options: Options) -> Gathered:
-    inputs = [leaf.checkpoint for leaf in leaves]
-    weights = [leaf.weight for leaf in leaves]
-    rule, dtype = options.rule or DEFAULT_RULE, options.dtype or "keep"
-    if rule == "max-magnitude" and len(set(weights)) > 1:
-        raise ValueError("max-magnitude takes one value as it is: leave out the weights")
-    integers, divisor = integer_weights(weights)
-    ingredients = Ingredients(
-        inputs=inputs,
-        integers=integers,
-        divisor=divisor,
-        rule=RULES[rule],
-        tensors=plan(inputs, **extras, dtype=dtype),
-        **extras,
+def _wanted(options: Options, made: Recipe | None) -> Recipe:
+    """What was asked for, or as the merged inputs were made, or the default. Without what names inputs by content."""
+    like = made or PLAIN
+    return replace(
+        like,
+        leaves=frozenset(),
+        rule=options.rule or like.rule,
+        dtype=options.dtype or like.dtype,
+        skip=tuple(options.skip) or like.skip,
+        integers=options.integers or like.integers,
+        allow_non_finite=options.allow_non_finite or like.allow_non_finite,
+        disjoint=options.disjoint or like.disjoint,
+        version=PLAIN.version,
     )
-    return Gathered(ingredients=ingredients, leaves=leaves, rule=rule, dtype=dtype)
+
+
+def _said(wanted: Recipe, options: Options) -> dict[str, Any]:
+    """What a user says of exceptions counts for all leaves, however they were merged before."""
+    names = [name for name in ("skip", "integers") if getattr(options, name)]
+    names += ["take", "weight_of"] if options.take or options.weight_of else []
+    return {name: getattr(wanted, name) for name in names}
+
+
+def _weighed(recipe: Recipe, weight: Fraction | None, by_leaves: bool) -> Recipe:
+    """The leaves of one input with the weights that they have in the whole."""
+    if weight is None:
+        return recipe.counted()
+    return recipe.counted().scaled(weight) if by_leaves else recipe.shared(weight)
+
+
+Selected = tuple[Sequence[tuple[str, frozenset[int]]], Sequence[tuple[str, int, Fraction]]]
+"""`Settings.take` and `Settings.weight_of`."""
+
+
+def _by_place(selection: Selection, num_inputs: int) -> Selected:
+    """As if every input were a leaf."""
+    take = [(pattern, frozenset({BASE_NUMBER if i is None else i})) for pattern, i in selection.take]
+    return take, selection.weight_of
+
+
+def _of_leaves(selection: Selection, leaves: Sequence[OpenLeaf], scale: Fraction, *, divided: bool) -> Selected:
+    """An input is the leaves that it stands for; its weight is divided over them as their weights are."""
+
+    def of(place: int | None) -> list[int]:
+        return [BASE_NUMBER] if place is None else [i for i, leaf in enumerate(leaves) if place in leaf.places]
+
+    weight_of = []
+    for pattern, place, weight in selection.weight_of:
+        numbers = of(place)
+        total = sum((leaves[i].weight for i in numbers), Fraction())
+        for i in numbers:
+            share = leaves[i].weight / total if divided else Fraction(1)
+            weight_of.append((pattern, i, weight * scale * share))
+    return [(pattern, frozenset(of(place))) for pattern, place in selection.take], weight_of
+
+
+def _of_contents(recipe: Recipe, numbers: Mapping[str, int]) -> Selected:
+    """As a recipe says it. `CheckpointError` for what is none of the leaves."""
+    named = [content for take in recipe.take for content in take.contents] + [w.content for w in recipe.weight_of]
+    numbers = {**numbers, BASE: BASE_NUMBER}
+    strangers = [content for content in named if content not in numbers]
+    if strangers:
+        raise CheckpointError(f"the recipe takes tensors from content {strangers[0]}, which is none of its inputs.")
+    take = [(take.pattern, frozenset(numbers[content] for content in take.contents)) for take in recipe.take]
+    return take, [(weight.pattern, numbers[weight.content], weight.weight) for weight in recipe.weight_of]
+
+
+def _settings(
+    wanted: Recipe, weights: Sequence[Fraction], selected: Selected, leaves: Sequence[OpenLeaf] = ()
+) -> Settings:
+    contents = sorted(leaf.content or "" for leaf in leaves)
+    return Settings(
+        rule=wanted.rule,
+        dtype=wanted.dtype,
+        weights=weights,
+        skip=wanted.skip,
+        take=selected[0],
+        weight_of=selected[1],
+        integers=wanted.integers,
+        ranks=[contents.index(leaf.content or "") for leaf in leaves] or range(len(weights)),
+        allow_non_finite=wanted.allow_non_finite,
+        disjoint=wanted.disjoint,
+        version=wanted.version,
+    )
+
+
+def _checked(
+    leaves: Sequence[OpenLeaf], extras: Mapping[str, Checkpoint | None], settings: Settings, rounded: bool
+) -> Gathered:
+    inputs = [leaf.checkpoint for leaf in leaves]
+    if settings.rule == SLERP and (len(leaves) > 2 or extras["base"] is not None):
+        raise ValueError(
+            f"slerp goes from one checkpoint to one other, without a base: got {len(leaves)}"
+            + (" and a base." if extras["base"] is not None else ". Take merged files as they are with --as-is.")
+        )
+    planned = plan(inputs, settings, **extras)
+    if settings.version > 1:
+        check(planned, disjoint=settings.disjoint)
+    ingredients = Ingredients(
+        inputs=inputs, tensors=planned.tensors, allow_non_finite=settings.allow_non_finite, **extras
+    )
+    return Gathered(ingredients=ingredients, leaves=leaves, plan=planned, settings=settings, weights_rounded=rounded)
 
 
 def _require_same_weight(one: OpenLeaf, other: OpenLeaf) -> None:
     if one.weight != other.weight:
         raise CheckpointError(
             f"{one.checkpoint.path} and {other.checkpoint.path} are the same checkpoint, with the weights {one.weight} "
-            f"and {other.weight}. It counts once: give it one weight."
+            f"and {other.weight} in what was merged. It counts once: give every input a weight, and what reaches one "
+            "checkpoint adds up; or take merged files as they are with --as-is."
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from spikemesh.checkpoint.adapters.recipe import AdapterLeaf, AdapterRecipe, read_adapter_recipe
 from spikemesh.checkpoint.content import CHECKSUM, PIECE_BYTES, TreeHash
+from spikemesh.checkpoint.elements import num_infinite
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.recipe import CHECKSUM_KEY, Leaf, Recipe, read_recipe
@@ -29,9 +30,14 @@ class TensorReport:
     shape: tuple[int, ...]
     num_elements: int
     num_nonzero: int
-    num_non_finite: int
+    num_nan: int
+    num_infinite: int
     smallest: float
     largest: float
+
+    @property
+    def num_non_finite(self) -> int:
+        return self.num_nan + self.num_infinite
 
     @property
     def density(self) -> float:
@@ -82,13 +88,14 @@ class _Sums:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.nonzero = self.non_finite = 0
+        self.nonzero = self.nan = self.infinite = 0
         self.bounds: tuple[float, float] | None = None
 
-    def add(self, nonzero: int, non_finite: int, bounds: tuple[float, float] | None) -> None:
+    def add(self, nonzero: int, nan: int, infinite: int, bounds: tuple[float, float] | None) -> None:
         with self._lock:
             self.nonzero += nonzero
-            self.non_finite += non_finite
+            self.nan += nan
+            self.infinite += infinite
             if bounds is not None:
                 low, high = self.bounds or bounds
                 self.bounds = min(low, bounds[0]), max(high, bounds[1])
@@ -116,14 +123,15 @@ def inspect(path: str | Path, *, progress: Progress = SILENT, num_threads: int |
         return _report(checkpoint, sums, content.hexdigest(), checksum.hexdigest(), known)
 
 
-def _look(tensor: Tensor, data: np.ndarray) -> tuple[int, int, tuple[float, float] | None]:
-    """Nonzero elements, non-finite ones, and the bounds of the finite ones, if there are any."""
+def _look(tensor: Tensor, data: np.ndarray) -> tuple[int, int, int, tuple[float, float] | None]:
+    """Nonzero elements, NaN, infinities, and the bounds of the finite ones, if there are any."""
     if tensor.element.kind == "float":
         seen = scan(data, tensor.element)
         finite = len(data) // tensor.element.size_bytes - seen.non_finite
-        return seen.nonzero, seen.non_finite, (seen.smallest, seen.largest) if finite else None
+        infinite = num_infinite(data, tensor.element) if seen.non_finite else 0
+        return seen.nonzero, seen.non_finite - infinite, infinite, (seen.smallest, seen.largest) if finite else None
     values = data.view("u1" if tensor.element.kind == "bool" else tensor.element.numpy)
-    return int(np.count_nonzero(values)), 0, (float(values.min()), float(values.max())) if len(values) else None
+    return int(np.count_nonzero(values)), 0, 0, (float(values.min()), float(values.max())) if len(values) else None
 
 
 def _report(
@@ -143,7 +151,8 @@ def _report(
                 shape=tensor.shape,
                 num_elements=tensor.num_elements,
                 num_nonzero=sums[name].nonzero,
-                num_non_finite=sums[name].non_finite,
+                num_nan=sums[name].nan,
+                num_infinite=sums[name].infinite,
                 smallest=low,
                 largest=high,
             )

@@ -41,6 +41,8 @@ class KnownFiles:
 
     def remember(self, checkpoint: Checkpoint, value: str, kind: Kind = CONTENT) -> None:
         """That `checkpoint`, as its files were when they were opened, has this hash."""
+        if not checkpoint.files:  # it lies in memory
+            return
         with self._open() as database:
             if database is not None:
                 row = (_key(checkpoint.path), kind.name, _text(checkpoint.files), value)
@@ -49,6 +51,8 @@ class KnownFiles:
     def hash_of(self, checkpoint: Checkpoint, kind: Kind = CONTENT) -> str | None:
         """The hash of these files if they have been seen and not been touched since."""
         row = None
+        if not checkpoint.files:
+            return None
         with self._open() as database:
             if database is not None:
                 row = database.execute(

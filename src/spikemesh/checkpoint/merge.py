@@ -5,36 +5,40 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from spikemesh.checkpoint import model_config
 from spikemesh.checkpoint.companions import Carried, beside, choose, survey
 from spikemesh.checkpoint.content import CHECKSUM
-from spikemesh.checkpoint.engine import Engine, Ingredients
+from spikemesh.checkpoint.engine import Engine, Ingredients, Sink
 from spikemesh.checkpoint.gather import Gathered, Gathering, OpenLeaf, check_contents
 from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.memory import MemorySink, StateDict, is_torch, open_state_dict, require_numpy_has
+from spikemesh.checkpoint.names import Respelling
 from spikemesh.checkpoint.naming import common_stem
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Choices, Options, Place
 from spikemesh.checkpoint.output import Output
 from spikemesh.checkpoint.place import check_free, check_space, is_file_name
-from spikemesh.checkpoint.plan import partly_held
-from spikemesh.checkpoint.recipe import ADAPTERS_KEY, CHECKSUM_KEY, METADATA_KEY, Recipe, parse_weight
+from spikemesh.checkpoint.recipe import ADAPTERS_KEY, CHECKSUM_KEY, METADATA_KEY, Recipe
 from spikemesh.checkpoint.source import Checkpoint, TensorInfo
+from spikemesh.checkpoint.weights import Weight, given_weight
 from spikemesh.errors import CheckpointError
 from spikemesh.progress import SILENT, Progress
 
 PathLike = str | Path
+Input = PathLike | StateDict
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeReport:
     """What was merged, and what its user should know about it."""
 
-    out: Path
+    out: Path | None
+    """None if the result was asked for in memory: then it is `tensors`."""
+    tensors: Mapping[str, Any] | None = None
     recipe: Recipe
     checksum: str
     """Of the result's tensors; it is in the file too. Equal merges have equal ones."""
@@ -44,15 +48,29 @@ class MergeReport:
     num_coordinates: int
     """Of float tensors."""
     num_nonzero: int
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """By path: the input that has the same tensors. Without weights the two count once, given weights add up."""
+    respelled: Mapping[str, Respelling] = field(default_factory=dict)
+    """By path: what was taken off the names of its tensors, or put before them, so that they meet."""
     partly_held: Mapping[str, tuple[str, ...]]
     """Tensors that not all inputs have, and the paths of those that have them."""
+    from_base: tuple[str, ...] = ()
+    """Tensors that are as in the base, because no input has them or that was asked for."""
+    skipped: tuple[str, ...] = ()
+    """Tensors that were left out because that was asked for."""
     left_out: Mapping[str, tuple[str, ...]]
     """By path: names of what is in it and is not a tensor."""
     vanished: Mapping[str, int]
     """By tensor: values that were too small for the result's type and became zero."""
-    companions: Carried
-    """Configuration, tokenizer and the like: from which one input, and what was left behind."""
-    config_changes: tuple[model_config.Change, ...]
+    non_finite: Mapping[str, int] = field(default_factory=dict)
+    """By tensor: NaN and infinities in the result, which all inputs have alike or that were let spread."""
+    chosen_integers: Mapping[str, int] = field(default_factory=dict)
+    """By tensor that is no float: elements that differ between the inputs, where `recipe.integers` has chosen one."""
+    weights_rounded: bool = False
+    """The weights had more digits than fit together; those in `recipe` are what was merged by."""
+    companions: Carried | None = None
+    """Configuration, tokenizer and the like: from which one input, and what was left behind. None in memory."""
+    config_changes: tuple[model_config.Change, ...] = ()
     """What the configuration said of the tensors and no longer was so."""
     bytes_read: int
     bytes_written: int
@@ -65,12 +83,12 @@ class MergeReport:
 
 
 def merge(
-    inputs: Sequence[PathLike],
+    inputs: Sequence[Input],
     *,
-    out: PathLike,
-    base: PathLike | None = None,
-    mask_from: PathLike | None = None,
-    weights: Sequence[str | float | Fraction] | None = None,
+    out: PathLike | None,
+    base: Input | None = None,
+    mask_from: Input | None = None,
+    weights: Sequence[Weight] | None = None,
     companions_from: PathLike | None = None,
     shard_bytes: int | None = None,
     force: bool = False,
@@ -78,12 +96,15 @@ def merge(
     num_threads: int | None = None,
     **choices: Unpack[Choices],
 ) -> MergeReport:
-    """Merge checkpoints into `out`: a file if that ends in .safetensors, else a folder.
+    """Merge checkpoints into `out`: a file if that ends in .safetensors, else a folder; None is memory.
 
-    `weights`, one per input, count relative to each other (for `sum`: as they are). Zeros are not held, unless
-    `mask_from` holds a mask with ones there; with a `base`, what is as in the base is not held. The other arguments
-    are the fields of `Options`, such as `rule="mean"`. A merged input stands for the files it was merged from, found
-    beside it in `inputs` or where this machine saw them last; `as_is` takes it as a file like any other.
+    Inputs are paths, or state dicts of NumPy arrays or torch tensors. A result in memory has torch tensors if an input
+    has, else NumPy arrays. `weights`, one per input, count relative to each other (for `sum`: as they are, below zero
+    too). Zeros are not held, unless `mask_from` holds a mask with ones there; with a `base`, what is as in the base is
+    not held. The other arguments are the fields of `Options`, such as `rule="mean"`.
+
+    A merged input stands for the files it was merged from, found beside it in `inputs` or where this machine saw them
+    last; its weight is divided over them. Without weights, what is given twice counts once; given weights add up.
 
     A folder takes configuration, tokenizer and the like along from one folder: `companions_from`, else the base, else
     the input of the largest weight (see `companions`).
@@ -93,24 +114,139 @@ def merge(
     as it was. `ValueError` for unusable arguments.
     """
     began = time.monotonic()
-    source = None if companions_from is None else Path(companions_from)
-    place = Place(out=Path(out), companions_from=source, shard_bytes=shard_bytes, force=force)
     options = Options(**choices)
-    check_free(place.out, force=force, shard_bytes=shard_bytes)
+    source = None if companions_from is None else Path(companions_from)
+    place = None
+    if out is not None:
+        place = Place(out=Path(out), companions_from=source, shard_bytes=shard_bytes, force=force)
+        check_free(place.out, force=force, shard_bytes=shard_bytes)
     with ExitStack() as stack:
         known = KnownFiles()
-        gathered = Gathering(stack, known, progress).gather(
-            [Path(path) for path in inputs],
-            base=None if base is None else Path(base),
-            mask=None if mask_from is None else Path(mask_from),
-            weights=None if weights is None else [parse_weight(weight) for weight in weights],
-            options=options,
+        gathered = gather(Gathering(stack, known, progress), inputs, base, mask_from, weights, options)
+        wants_torch = any(map(_is_torch, [*inputs, base, mask_from]))
+        run = Run(gathered=gathered, known=known, progress=progress, num_threads=num_threads, began=began)
+        return run.into_memory(as_torch=wants_torch) if place is None else run.into(place)
+
+
+def gather(
+    gathering: Gathering,
+    inputs: Sequence[Input],
+    base: Input | None,
+    mask_from: Input | None,
+    weights: Sequence[Weight] | None,
+    options: Options,
+) -> Gathered:
+    """What `merge` merges, opened and checked."""
+    signed = options.rule in ("sum", None)  # None: what merged inputs were made by
+    return gathering.gather(
+        [_input(one, f"state dict {number}") for number, one in enumerate(inputs, 1)],
+        base=None if base is None else _input(base, "base"),
+        mask=None if mask_from is None else _input(mask_from, "mask"),
+        weights=None if weights is None else [given_weight(weight, signed=signed) for weight in weights],
+        options=options,
+    )
+
+
+def _input(given: Input, name: str) -> Path | Checkpoint:
+    return open_state_dict(given, name) if isinstance(given, Mapping) else Path(given)
+
+
+def _is_torch(given: Input | None) -> bool:
+    return isinstance(given, Mapping) and any(map(is_torch, given.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One merge of what was gathered."""
+
+    gathered: Gathered
+    known: KnownFiles
+    progress: Progress = SILENT
+    num_threads: int | None = None
+    began: float
+
+    def into_memory(self, *, as_torch: bool) -> MergeReport:
+        results = self._results
+        if not as_torch:
+            require_numpy_has(results)
+        sink = MemorySink(results)
+        engine = self._engine(sink)
+        recipe = self._merged(engine)
+        return replace(self._report(engine, recipe, None), tensors=sink.state_dict(as_torch=as_torch))
+
+    def into(self, place: Place) -> MergeReport:
+        """Whole, or not at all; what this machine learns of files is remembered."""
+        gathered, results = self.gathered, self._results
+        companions = _companions(gathered, place)
+        carried = carried_metadata(gathered.leaves)
+        check_space(place.out.parent, sum(result.size_bytes for result in results) + companions.size_bytes)
+        output = Output(
+            place.out,
+            results,
+            result_metadata(carried, _unknown(gathered), "0" * 32),
+            shard_bytes=place.shard_bytes,
+            stem=common_stem((c.files[0].path.name, c.path.is_dir()) for c in gathered.ingredients.inputs if c.files),
+            companions=companions.files,
+            force=place.force,
         )
-        report = _write(gathered, place, known, progress, num_threads, began)
-        _remember(known, gathered.ingredients, report)
-    with closing(open_checkpoint(place.out)) as merged:
-        known.remember(merged, report.checksum, CHECKSUM)
-    return report
+        try:
+            engine = self._engine(output)
+            recipe = self._merged(engine)
+            config, config_changes = _config(companions, results, engine)
+            output.finish(result_metadata(carried, recipe, engine.checksum.hexdigest()), config)
+        finally:
+            output.discard()
+        report = self._report(engine, recipe, place.out)
+        report = replace(report, companions=companions, config_changes=config_changes)
+        _remember(self.known, gathered.ingredients, report)
+        with closing(open_checkpoint(place.out)) as merged:
+            self.known.remember(merged, report.checksum, CHECKSUM)
+        return report
+
+    @property
+    def _results(self) -> list[TensorInfo]:
+        """Aligned: wide elements come first."""
+        return sorted((t.result for t in self.gathered.plan.tensors), key=lambda t: (-t.element.size_bytes, t.name))
+
+    def _engine(self, sink: Sink) -> Engine:
+        return Engine(self.gathered.ingredients, sink, self.progress)
+
+    def _merged(self, engine: Engine) -> Recipe:
+        """Do the long work; what was merged, by its contents."""
+        self.progress.begin("merging", self.gathered.ingredients.input_bytes)
+        engine.run(self.num_threads)
+        contents = [collected.hexdigest() for collected in engine.input_hashes]
+        check_contents(self.gathered, contents, self.known)
+        base = None if engine.base_hash is None else engine.base_hash.hexdigest()
+        mask = None if engine.mask_hash is None else engine.mask_hash.hexdigest()
+        return self.gathered.recipe(contents, base, mask)
+
+    def _report(self, engine: Engine, recipe: Recipe, out: Path | None) -> MergeReport:
+        gathered, tally = self.gathered, engine.tally
+        inputs = gathered.ingredients.inputs
+        contents = [collected.hexdigest() for collected in engine.input_hashes]
+        return MergeReport(
+            out=out,
+            recipe=recipe,
+            checksum=engine.checksum.hexdigest(),
+            leaves={content: checkpoint.path for content, checkpoint in zip(contents, inputs, strict=True)},
+            num_tensors=len(gathered.plan.tensors),
+            num_coordinates=tally.num_floats,
+            num_nonzero=tally.nonzero,
+            copies={str(copy.path): str(leaf.checkpoint.path) for leaf in gathered.leaves for copy in leaf.copies},
+            respelled=gathered.plan.respelled,
+            partly_held=gathered.plan.partly_held,
+            from_base=gathered.plan.from_base,
+            skipped=gathered.plan.skipped,
+            left_out={str(checkpoint.path): checkpoint.left_out for checkpoint in inputs if checkpoint.left_out},
+            vanished=dict(sorted(tally.vanished.items())),
+            non_finite=dict(sorted(tally.non_finite.items())),
+            chosen_integers=dict(sorted(tally.chosen_integers.items())),
+            weights_rounded=gathered.weights_rounded,
+            bytes_read=gathered.ingredients.input_bytes,
+            bytes_written=sum(result.size_bytes for result in self._results),
+            seconds=time.monotonic() - self.began,
+        )
 
 
 def _remember(known: KnownFiles, ingredients: Ingredients, report: MergeReport) -> None:
@@ -120,64 +256,6 @@ def _remember(known: KnownFiles, ingredients: Ingredients, report: MergeReport) 
     for extra, content_of_extra in ((ingredients.base, report.recipe.base), (ingredients.mask, report.recipe.mask)):
         if extra is not None and content_of_extra is not None:
             known.remember(extra, content_of_extra)
-
-
-def _write(
-    gathered: Gathered,
-    place: Place,
-    known: KnownFiles,
-    progress: Progress,
-    num_threads: int | None,
-    began: float,
-) -> MergeReport:
-    ingredients, out = gathered.ingredients, place.out
-    inputs = ingredients.inputs
-    # Aligned: wide elements come first.
-    results = sorted((t.result for t in ingredients.tensors), key=lambda t: (-t.element.size_bytes, t.name))
-    companions = _companions(gathered, place)
-    carried = carried_metadata(gathered.leaves)
-    needed = sum(result.size_bytes for result in results)
-    check_space(out.parent, needed + companions.size_bytes)
-    output = Output(
-        out,
-        results,
-        result_metadata(carried, _unknown(gathered), "0" * 32),
-        shard_bytes=place.shard_bytes,
-        stem=common_stem((c.files[0].path.name, c.path.is_dir()) for c in inputs),
-        companions=companions.files,
-        force=place.force,
-    )
-    try:
-        engine = Engine(ingredients, output, progress)
-        progress.begin("merging", ingredients.input_bytes)
-        engine.run(num_threads)
-        contents = [collected.hexdigest() for collected in engine.input_hashes]
-        check_contents(gathered, contents, known)
-        base = None if engine.base_hash is None else engine.base_hash.hexdigest()
-        mask = None if engine.mask_hash is None else engine.mask_hash.hexdigest()
-        recipe = gathered.recipe(contents, base, mask)
-        checksum = engine.checksum.hexdigest()
-        config, config_changes = _config(companions, results, engine)
-        output.finish(result_metadata(carried, recipe, checksum), config)
-    finally:
-        output.discard()
-    return MergeReport(
-        out=out,
-        recipe=recipe,
-        checksum=checksum,
-        leaves={content: checkpoint.path for content, checkpoint in zip(contents, inputs, strict=True)},
-        num_tensors=len(results),
-        num_coordinates=engine.tally.num_floats,
-        num_nonzero=engine.tally.nonzero,
-        partly_held=partly_held(ingredients.tensors, inputs),
-        left_out={str(checkpoint.path): checkpoint.left_out for checkpoint in inputs if checkpoint.left_out},
-        vanished=dict(sorted(engine.tally.vanished.items())),
-        companions=companions,
-        config_changes=config_changes,
-        bytes_read=ingredients.input_bytes,
-        bytes_written=needed,
-        seconds=time.monotonic() - began,
-    )
 
 
 UNKNOWN = "0" * 64

@@ -12,7 +12,7 @@ import msgspec
 from spikemesh.checkpoint.naming import STEMS, index_rank, is_index, single_names
 from spikemesh.checkpoint.safetensors_file import open_safetensors
 from spikemesh.checkpoint.source import Checkpoint, SeenFile, Tensor
-from spikemesh.checkpoint.torch_file import open_torch
+from spikemesh.checkpoint.torch_file import open_legacy_torch, open_torch
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.files.rim import os_errors
 
@@ -20,6 +20,21 @@ MAX_INDEX_BYTES = 64 << 20
 WEIGHTS, OTHER_WEIGHTS = single_names(STEMS[:2]), single_names(STEMS[2:])
 """Of the one file of weights in a folder, best first: those that come before an index, and those after one."""
 ZIP_MAGIC = b"PK\x03\x04"
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""What torch before 1.6 wrote in front of its pickles."""
+OTHER_FILES: tuple[tuple[tuple[bytes, ...], str], ...] = (
+    (
+        (b"version https://git-lfs.github.com",),
+        "a git-lfs pointer and not the file that it stands for. Fetch that: git lfs pull.",
+    ),
+    ((b"<!doctype html", b"<html", b"<?xml"), "a web page and not a checkpoint. Download the file behind its link."),
+    (
+        (b"gguf", b"ggml", b"ggjt"),
+        "a GGUF file, whose weights are quantised in blocks. Merge the original checkpoints, and convert the result.",
+    ),
+    ((b"\x89hdf",), "an HDF5 file. Write its weights as safetensors."),
+    ((b"\x1f\x8b", b"7z\xbc\xaf", b"rar!", b"bzh", b"\xfd7zxz"), "a packed archive. Unpack it."),
+)
 PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 """What follows the byte 0x80 in a binary pickle."""
 
@@ -49,15 +64,26 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_file(path: Path) -> Checkpoint:
     _require_file(path)
     with os_errors("reading", path), path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(512)
     if start.startswith(ZIP_MAGIC):
         return open_torch(path)
+    if start.startswith(LEGACY_MAGIC):
+        return open_legacy_torch(path)
     if _is_pickle(start):
         raise InvalidData(
             f"{path} is a bare pickle, which can run code when it is read. Load it where you trust it and save it "
             "again with torch.save (any version since 1.6) or as safetensors."
         )
+    _refuse_others(path, start)
     return open_safetensors(path)
+
+
+def _refuse_others(path: Path, start: bytes) -> None:
+    """Files that people have in the place of a checkpoint, by how they begin."""
+    text = start.lstrip().lower()
+    for beginnings, what in OTHER_FILES:
+        if text.startswith(beginnings):
+            raise InvalidData(f"{path} is {what}")
 
 
 def _require_file(path: Path) -> None:

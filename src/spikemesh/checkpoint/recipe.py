@@ -6,10 +6,9 @@ recipe, and the same recipe is the same bytes. A recipe is written into the meta
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -17,24 +16,35 @@ from typing import Literal
 import msgspec
 
 from spikemesh.errors import CheckpointError, InvalidData
-from spikemesh.kernels import MAX_INPUTS, MAX_WEIGHT, Rule
+from spikemesh.kernels import MAX_WEIGHT, Rule
 
 METADATA_KEY = "spikemesh.merge"
 CHECKSUM_KEY = "spikemesh.checksum"
 """Beside the recipe: the merged file's own checksum. A file that was changed afterwards no longer has it."""
 ADAPTERS_KEY = "spikemesh.adapters"
 """In the place of a recipe, in what adapters were merged into."""
-FORMAT = 1
+FORMAT = 2
 
 Dtype = Literal["keep", "bf16", "f16", "f32"]
 DTYPES: Mapping[str, str] = {"bf16": "BF16", "f16": "F16", "f32": "F32"}
 """Choices of the element type of the result, and safetensors' names for them."""
 
 RULES: Mapping[str, Rule] = {rule.name.lower().replace("_", "-"): rule for rule in Rule}
+"""Order, repetition and grouping do not matter to these."""
+SLERP, PASSTHROUGH = "slerp", "passthrough"
+RULE_NAMES = (*RULES, SLERP, PASSTHROUGH)
 
-
-WEIGHT = re.compile(r"[0-9]{1,20}/[0-9]{1,20}|[0-9]{0,20}\.?[0-9]{1,20}(e-?[0-9]{1,2})?", re.ASCII | re.IGNORECASE)
+WEIGHT = re.compile(
+    r"-?(?:[0-9]{1,20}/[0-9]{1,20}|[0-9]{0,20}\.?[0-9]{1,20}(e-?[0-9]{1,2})?)", re.ASCII | re.IGNORECASE
+)
 """Long powers of ten would take long to find out that they are too long."""
+
+
+INTEGERS = ("counters", "max", "first", "refuse")
+"""What becomes of integers that differ: the larger of single numbers alone, as BatchNorm counts its batches (others are
+refused); the larger everywhere; those of the input with the smallest content hash; an error."""
+BASE = "base"
+"""In the place of an input's content: the common base."""
 
 
 @dataclass(frozen=True, order=True)
@@ -43,6 +53,23 @@ class Leaf:
 
     content: str
     weight: Fraction = Fraction(1)
+
+
+@dataclass(frozen=True)
+class Take:
+    """Tensors whose names match come from these leaves alone, by content; from `BASE`, as they are there."""
+
+    pattern: str
+    contents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WeightOf:
+    """In tensors whose names match, this leaf has this weight; with 0 it has no part in them."""
+
+    pattern: str
+    content: str
+    weight: Fraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,41 +83,89 @@ class Recipe:
     mask: str | None = None
     """Content of the mask file, if there was one."""
     dtype: str = "keep"
+    skip: tuple[str, ...] = ()
+    """Patterns of names that are left out."""
+    take: tuple[Take, ...] = ()
+    """Of those that match a name the last one counts."""
+    weight_of: tuple[WeightOf, ...] = ()
+    integers: str = "counters"
+    allow_non_finite: bool = False
+    disjoint: bool = False
+    """Names need not be shared."""
+    version: int = FORMAT
+    """1: names as they are in the files, nothing kept of what the base alone has."""
 
     def join(self, other: Recipe) -> Recipe:
-        """Both together. `CheckpointError` if they were not made by the same rule, base, mask and type."""
-        for name in ("rule", "base", "mask", "dtype"):
+        """Both together. `CheckpointError` if they were not made by the same rule, base, mask, type and options."""
+        for name in JOINED:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise CheckpointError(
-                    f"these merges do not go together: one was made with {name} {mine or 'none'}, the other with "
-                    f"{theirs or 'none'}. Merge the original files with one {name}, or take merged files as they are "
+                    f"these merges do not go together: one was made with {name} {_text(mine)}, the other with "
+                    f"{_text(theirs)}. Merge the original files with one {name}, or take merged files as they are "
                     "with --as-is."
                 )
-        return Recipe(
-            rule=self.rule, leaves=self.leaves | other.leaves, base=self.base, mask=self.mask, dtype=self.dtype
+        return replace(
+            self,
+            leaves=self.leaves | other.leaves,
+            allow_non_finite=self.allow_non_finite or other.allow_non_finite,
+            disjoint=self.disjoint or other.disjoint,
+            version=max(self.version, other.version),
         )
 
+    def counted(self) -> Recipe:
+        """The same proportions, with weights that are 1 on average: what a merge counts without a weight of its own."""
+        return self if self.rule == "sum" else self.shared(Fraction(len(self.leaves)))
+
+    def shared(self, weight: Fraction) -> Recipe:
+        """A weight for the whole: divided over the leaves, as their weights are; for a sum, times theirs."""
+        total = Fraction(1) if self.rule == "sum" else sum((leaf.weight for leaf in self.leaves), Fraction())
+        return self.scaled(weight / total)
+
     def scaled(self, factor: Fraction) -> Recipe:
-        """The same with every leaf's weight times `factor`: what a weight for a merged file means."""
-        leaves = frozenset(Leaf(leaf.content, leaf.weight * factor) for leaf in self.leaves)
-        return Recipe(rule=self.rule, leaves=leaves, base=self.base, mask=self.mask, dtype=self.dtype)
+        """The same with every leaf's weight times `factor`."""
+        return replace(self, leaves=frozenset(Leaf(leaf.content, leaf.weight * factor) for leaf in self.leaves))
 
     def to_metadata(self) -> str:
         """Canonical JSON. Its length depends on the weights and the number of leaves, not on the hashes."""
         leaves = [{"content": leaf.content, "weight": str(leaf.weight)} for leaf in sorted(self.leaves)]
-        value = {
-            "format": FORMAT,
+        value: dict[str, object] = {
+            "format": self.version,
             "rule": self.rule,
             "base": self.base,
             "mask": self.mask,
             "dtype": self.dtype,
             "leaves": leaves,
         }
-        return msgspec.json.encode(value).decode()
+        value |= {name: said for name, said in self.options().items() if said != getattr(PLAIN, name)}
+        return msgspec.json.encode(value, enc_hook=str).decode()
+
+    def options(self) -> dict[str, object]:
+        """What was asked for beside rule, base, mask and type, by name."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+
+OPTIONS = ("skip", "take", "weight_of", "integers", "allow_non_finite", "disjoint")
+JOINED = ("rule", "base", "mask", "dtype", "skip", "take", "weight_of", "integers")
+PLAIN = Recipe(rule="active-mean", leaves=frozenset())
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode() if isinstance(value, tuple) else str(value or "none")
 
 
 class _Leaf(msgspec.Struct):
+    content: str
+    weight: str
+
+
+class _Take(msgspec.Struct):
+    pattern: str
+    contents: list[str]
+
+
+class _WeightOf(msgspec.Struct):
+    pattern: str
     content: str
     weight: str
 
@@ -102,6 +177,12 @@ class _Recipe(msgspec.Struct):
     base: str | None = None
     mask: str | None = None
     dtype: str = "keep"
+    skip: list[str] = []
+    take: list[_Take] = []
+    weight_of: list[_WeightOf] = []
+    integers: str = "counters"
+    allow_non_finite: bool = False
+    disjoint: bool = False
 
 
 def read_recipe(metadata: Mapping[str, str], *, path: Path | str = "this file") -> Recipe | None:
@@ -111,15 +192,41 @@ def read_recipe(metadata: Mapping[str, str], *, path: Path | str = "this file") 
         return None
     try:
         raw = msgspec.json.decode(text, type=_Recipe)
-        leaves = frozenset(Leaf(_content(leaf.content), parse_weight(leaf.weight)) for leaf in raw.leaves)
-        for content in (raw.base, raw.mask):
-            if content is not None:
-                _content(content)
+        recipe = _recipe(raw)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidData(f"the record in {path} of what was merged is damaged: {error!s:.200}") from error
-    if raw.format != FORMAT or raw.rule not in RULES or raw.dtype not in ("keep", *DTYPES) or not leaves:
+    is_known = raw.rule in RULE_NAMES and raw.dtype in ("keep", *DTYPES) and raw.integers in INTEGERS
+    is_plain = all(said == getattr(PLAIN, name) for name, said in recipe.options().items())
+    if not 1 <= raw.format <= FORMAT or not is_known or not raw.leaves or (raw.format == 1 and not is_plain):
         raise InvalidData(f"the record in {path} of what was merged is not of this version: {text:.200}")
-    return Recipe(rule=raw.rule, leaves=leaves, base=raw.base, mask=raw.mask, dtype=raw.dtype)
+    return recipe
+
+
+def _recipe(raw: _Recipe) -> Recipe:
+    signed = raw.rule == "sum"
+    for content in (raw.base, raw.mask):
+        if content is not None:
+            _content(content)
+    return Recipe(
+        rule=raw.rule,
+        leaves=frozenset(Leaf(_content(leaf.content), parse_weight(leaf.weight, signed=signed)) for leaf in raw.leaves),
+        base=raw.base,
+        mask=raw.mask,
+        dtype=raw.dtype,
+        skip=tuple(raw.skip),
+        take=tuple(
+            Take(t.pattern, tuple(BASE if content == BASE else _content(content) for content in t.contents))
+            for t in raw.take
+        ),
+        weight_of=tuple(
+            WeightOf(w.pattern, _content(w.content), parse_weight(w.weight, signed=signed, zero=True))
+            for w in raw.weight_of
+        ),
+        integers=raw.integers,
+        allow_non_finite=raw.allow_non_finite,
+        disjoint=raw.disjoint,
+        version=raw.format,
+    )
 
 
 def _content(text: str) -> str:
@@ -128,30 +235,22 @@ def _content(text: str) -> str:
     return text
 
 
-def parse_weight(text: str | float | Fraction) -> Fraction:
-    """A positive weight, exactly as it was written: "0.7" is 7/10. `ValueError` if it is none."""
+def parse_weight(text: str | float | Fraction, *, signed: bool = False, zero: bool = False) -> Fraction:
+    """A positive weight, exactly as it was written: "0.7" is 7/10. `ValueError` if it is none.
+
+    `signed` allows negative ones, `zero` none at all.
+    """
     if not WEIGHT.fullmatch(str(text)):
         raise ValueError(f"expected a weight such as 1, 0.7 or 2/3, got {str(text)[:50]!r}")
     try:
         weight = Fraction(str(text))
     except ZeroDivisionError as error:
         raise ValueError(f"expected a weight such as 1, 0.7 or 2/3, got {str(text)[:50]!r}") from error
-    if not 0 < weight < MAX_WEIGHT or weight.denominator > MAX_WEIGHT:
-        raise ValueError(f"expected a weight above 0 and of a few digits, got {str(text)[:50]!r}")
-    return weight
-
-
-def integer_weights(weights: Iterable[Fraction]) -> tuple[list[int], int]:
-    """Weights as integers over one divisor: 0.7 and 0.3 are [7, 3] and 10. `CheckpointError` if they do not fit."""
-    exact = list(weights)
-    divisor = math.lcm(*(weight.denominator for weight in exact))
-    integers = [int(weight * divisor) for weight in exact]
-    common = math.gcd(divisor, *integers)
-    integers, divisor = [weight // common for weight in integers], divisor // common
-    if len(integers) > MAX_INPUTS:
-        raise CheckpointError(f"expected at most {MAX_INPUTS} different checkpoints, got {len(integers)}.")
-    if sum(integers) + divisor > MAX_WEIGHT:
-        raise CheckpointError(
-            f"the weights are whole numbers up to {max(integers)} over {divisor}: too long. Use fewer digits."
+    if not (abs(weight) < MAX_WEIGHT and weight.denominator <= MAX_WEIGHT):
+        raise ValueError(f"expected a weight of a few digits, got {str(text)[:50]!r}")
+    if (weight == 0 and not zero) or (weight < 0 and not signed):
+        raise ValueError(
+            f"expected a weight above 0, got {str(text)[:50]!r}. Leave out a checkpoint that has no part; only the "
+            "rule sum takes negative weights."
         )
-    return integers, divisor
+    return weight

@@ -83,6 +83,8 @@ class Checkpoint:
     metadata: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """Names of what is in the file and is not a tensor."""
+    containers: tuple[str, ...] = ()
+    """Beginnings of names that are no part of a model's own: dictionaries of a file that holds several things."""
     files: tuple[SeenFile, ...]
     """The index, if there is one, and the files with the tensors' bytes, as they were just before they were opened."""
     resources: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)

@@ -6,6 +6,7 @@ and `optimizer.state.0.exp_avg`. Everything that is not a tensor is left out and
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -45,23 +46,53 @@ RESERVED_NAME = "__metadata__"
 
 
 def open_torch(path: Path) -> Checkpoint:
-    """Open a zip file of `torch.save`. `InvalidData` if it holds Python objects, or tensors that we cannot merge."""
-    seen = SeenFile.see(path)
+    """Open what `torch.save` wrote. `InvalidData` if it holds Python objects, or tensors that we cannot merge."""
     if path.suffix == ".safetensors":  # torch goes by that
         raise InvalidData(f"{path} is a PyTorch file under the name of a safetensors file. Rename it to end in .pt.")
+    seen = SeenFile.see(path)
     sizes = _record_sizes(path, seen.size)
+    return _opened(path, seen, _load(path, mmap=True), sizes)
+
+
+def open_legacy_torch(path: Path) -> Checkpoint:
+    """Open what torch before 1.6 wrote: by the same restricted reader, all of it into memory."""
+    seen = SeenFile.see(path)
+    return _opened(path, seen, _load(path, mmap=False), None)
+
+
+def _load(path: Path, *, mmap: bool) -> Any:
     try:
         import torch
     except ImportError as error:
         raise InvalidData(f"{path} is a PyTorch file, and torch is not installed: pip install torch.") from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever a hostile file makes the reader raise
-        reason = (str(error) or type(error).__name__).partition("\n")[0]
         raise InvalidData(
-            f"{path} cannot be read as tensors alone ({reason:.200}). Load it where you trust it and save its "
+            f"{path} cannot be read as tensors alone ({_reason(error)}). Load it where you trust it and save its "
             "state_dict, or write it as safetensors."
         ) from error
+
+
+GLOBAL = re.compile(r"(?:GLOBAL|global|class|function|type)[: ]+([A-Za-z_][\w.]*\.[\w.]+)")
+"""How torch's reader names the Python object that it does not make."""
+ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def _reason(error: Exception) -> str:
+    """What stopped torch's reader: the object, if it names one, without its advice."""
+    text = ESCAPE.sub("", str(error))
+    named = GLOBAL.search(text)
+    if named is not None:
+        return f"it holds a Python object: {named[1]:.200}"
+    _, marked, rest = text.partition("WeightsUnpickler error:")
+    return f"{(rest if marked else text).strip().partition(chr(10))[0] or type(error).__name__:.200}"
+
+
+def _opened(path: Path, seen: SeenFile, loaded: Any, sizes: frozenset[int] | None) -> Checkpoint:
+    """`sizes` of the records of a file that is mapped."""
+    import torch
+
     tensors: dict[str, Tensor] = {}
     left_out: set[str] = set()
     for number, (name, value) in enumerate(_leaves(loaded, path)):
@@ -72,10 +103,22 @@ def open_torch(path: Path) -> Checkpoint:
         elif name in tensors:
             raise InvalidData(f"{path} holds two tensors named {name[:200]!r} once nested names are joined by dots.")
         else:
-            tensors[name] = _tensor(path, name, value, seen.size)
-            if value.untyped_storage().nbytes() not in sizes:  # mapped, it would go on into what follows
+            tensors[name] = tensor_of(path, name, value, seen.size)
+            if sizes is not None and value.untyped_storage().nbytes() not in sizes:  # it would go on into what follows
                 raise InvalidData(f"{path} holds less than all of tensor {name[:200]!r}. Download or copy it again.")
-    return Checkpoint(path=path, tensors=dict(sorted(tensors.items())), left_out=tuple(sorted(left_out)), files=(seen,))
+    return Checkpoint(
+        path=path,
+        tensors=dict(sorted(tensors.items())),
+        left_out=tuple(sorted(left_out)),
+        containers=_containers(loaded),
+        files=(seen,),
+    )
+
+
+def _containers(loaded: Any) -> tuple[str, ...]:
+    """What a trainer wrote beside other things: dictionaries inside of the outermost one."""
+    items = loaded.items() if isinstance(loaded, Mapping) else ()
+    return tuple(f"{key}." for key, value in items if isinstance(value, Mapping))
 
 
 def _record_sizes(path: Path, size: int) -> frozenset[int]:
@@ -111,7 +154,8 @@ def _leaves(value: Any, path: Path, names: tuple[str, ...] = ()) -> Iterator[tup
         yield from _leaves(inner, path, (*names, str(key)))
 
 
-def _tensor(path: Path, name: str, tensor: TorchTensor, max_bytes: int) -> Tensor:
+def tensor_of(path: Path, name: str, tensor: TorchTensor, max_bytes: int) -> Tensor:
+    """One tensor, read where it lies. `InvalidData` for what has no place in a checkpoint."""
     import torch
 
     dtype = str(tensor.dtype)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def companion_facts(report: MergeReport) -> dict[str, object]:
     """For programs."""
     carried = report.companions
+    assert carried is not None, "a file or a folder was written"
     return {
         "companions": {
             "from": None if carried.source is None else carried.source.folder,
@@ -29,6 +30,7 @@ def companion_facts(report: MergeReport) -> dict[str, object]:
 def print_companions(report: MergeReport) -> None:
     """For people."""
     carried = report.companions
+    assert carried is not None, "a file or a folder was written"
     if carried.source is not None:
         print(f"Configuration and tokenizer are of {shown(carried.source.folder)}: {some(sorted(carried.files))}.")
     for change in report.config_changes:

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
 
 from spikemesh.cli.names import encoded, shown
 from spikemesh.cli.progress import shown_progress
 
 if TYPE_CHECKING:
-    from spikemesh.checkpoint import InspectReport
+    from spikemesh.checkpoint import InspectReport, TensorReport
 
-PIPE_WIDTH = 160
+HEADINGS = ("tensor", "type", "shape", "not zero", "smallest", "largest", "NaN", "infinite")
+LEFT = 3
+"""So many columns are aligned to the left."""
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A checkpoint: .safetensors, .pt, .bin, an index, or a folder.")],
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Print what it was merged from as TOML, for `merge --recipe`.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Tensors, types, densities, value ranges, what is not finite, and what it was merged from."""
     from spikemesh.checkpoint import inspect as run
 
+    if recipe:
+        _print_recipe(path)
+        return
     with shown_progress(hidden=as_json) as progress:
         report = run(path, progress=progress)
     if as_json:
         print(msgspec.json.encode(_facts(report), enc_hook=encoded).decode())
     else:
         _print(report)
+
+
+def _print_recipe(path: Path) -> None:
+    from spikemesh.checkpoint import recipe_of, seen_names, to_toml
+
+    recipe = recipe_of(path)
+    print(to_toml(recipe, seen_names(recipe)), end="")
 
 
 def _facts(report: InspectReport) -> dict[str, object]:
@@ -53,6 +66,8 @@ def _facts(report: InspectReport) -> dict[str, object]:
                 "shape": tensor.shape,
                 "density": tensor.density,
                 "non_finite": tensor.num_non_finite,
+                "nan": tensor.num_nan,
+                "infinite": tensor.num_infinite,
                 "smallest": tensor.smallest,
                 "largest": tensor.largest,
             }
@@ -66,6 +81,7 @@ def _facts(report: InspectReport) -> dict[str, object]:
             "dtype": recipe.dtype,
             "base": recipe.base,
             "mask": recipe.mask,
+            **recipe.options(),
             "unchanged": report.unchanged,
             "leaves": [
                 {"content": leaf.content, "weight": leaf.weight, "path": report.found[leaf.content]}
@@ -75,24 +91,32 @@ def _facts(report: InspectReport) -> dict[str, object]:
     }
 
 
+def _table(report: InspectReport) -> Iterator[str]:
+    """As wide as it is: a terminal folds it, and 20,000 rows are no more work than their facts."""
+    rows = [HEADINGS, *map(_row, report.tensors)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = zip(row, widths, strict=True)
+        cells = [cell.ljust(width) if i < LEFT else cell.rjust(width) for i, (cell, width) in enumerate(padded)]
+        yield "  ".join(cells).rstrip()
+
+
+def _row(tensor: TensorReport) -> tuple[str, ...]:
+    return (
+        shown(tensor.name),
+        tensor.element,
+        "x".join(map(str, tensor.shape)) or "one",
+        f"{tensor.density:.2%}",
+        f"{tensor.smallest:.4g}",
+        f"{tensor.largest:.4g}",
+        str(tensor.num_nan or ""),
+        str(tensor.num_infinite or ""),
+    )
+
+
 def _print(report: InspectReport) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
-    table = Table("tensor", "type", "shape", box=None, pad_edge=False)
-    for heading in ("not zero", "smallest", "largest", "not finite"):
-        table.add_column(heading, justify="right")
-    for tensor in report.tensors:
-        table.add_row(
-            Text(shown(tensor.name)),
-            tensor.element,
-            "x".join(map(str, tensor.shape)) or "one",
-            f"{tensor.density:.2%}",
-            f"{tensor.smallest:.4g}",
-            f"{tensor.largest:.4g}",
-            str(tensor.num_non_finite or ""),
-        )
-    console.print(table)
+    for line in _table(report):
+        print(line)
     print(
         f"{shown(report.path)}: {len(report.tensors)} tensors, {report.num_elements} elements, "
         f"{decimal(report.size_bytes)}, {report.density:.2%} not zero, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from rich.filesize import decimal
 
 from spikemesh.cli.adapters import are_adapters, merge_adapters
 from spikemesh.cli.companions import companion_facts, print_companions
+from spikemesh.cli.foresight import foresee
 from spikemesh.cli.names import encoded, shown, some
 from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
-    from spikemesh.checkpoint import MergeReport
+    from spikemesh.checkpoint import Choices, MergeReport
     from spikemesh.train import CalibrationReport
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -37,8 +39,10 @@ def parse_size(text: str) -> int:
 
 
 def merge(
-    inputs: Annotated[list[Path], typer.Argument(help="Checkpoints: .safetensors, .pt, .bin, an index, or a folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Ends in .safetensors: a file. Else a folder.")],
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(help="Checkpoints: .safetensors, .pt, .bin, an index, or a folder.")
+    ] = None,
     base: Annotated[Path | None, typer.Option(help="What all inputs started from: merge what they changed.")] = None,
     weight: Annotated[
         list[str] | None, typer.Option(help="One per input, in their order; relative, such as 0.7 and 0.3.")
@@ -46,7 +50,8 @@ def merge(
     rule: Annotated[
         str | None,
         typer.Option(
-            help="active-mean (default), mean, sum, trimmed-mean, sign-elect or max-magnitude; of adapters sum or mean."
+            help="active-mean (default), mean, sum, trimmed-mean, sign-elect, max-magnitude, slerp or passthrough; of "
+            "adapters sum or mean."
         ),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Type of the result: keep (default), bf16, f16 or f32.")] = None,
@@ -60,6 +65,39 @@ def merge(
     shard_size: Annotated[str | None, typer.Option(help="Cut the result into files of at most this, as 5GB.")] = None,
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Take merged inputs as files, not as what they were merged from.")
+    ] = False,
+    by_leaves: Annotated[
+        bool, typer.Option("--by-leaves", help="A weight of a merged input is that of each file it was merged from.")
+    ] = False,
+    skip: Annotated[list[str] | None, typer.Option(help="PATTERN: leave out such tensors, as '*.mem'.")] = None,
+    take: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=INPUT: take such tensors from one input (or `base`) as they are.")
+    ] = None,
+    weight_of: Annotated[
+        list[str] | None, typer.Option(help="INPUT:PATTERN=0.7: another weight of one input in such tensors.")
+    ] = None,
+    integers: Annotated[
+        str | None,
+        typer.Option(
+            help="Integers that differ: counters (default: the larger of single numbers, else refuse), max, first "
+            "(by content hash) or refuse."
+        ),
+    ] = None,
+    allow_non_finite: Annotated[
+        bool, typer.Option("--allow-non-finite", help="Let NaN and infinity spread that not all inputs have.")
+    ] = False,
+    disjoint: Annotated[
+        bool, typer.Option("--disjoint", help="Put inputs side by side that share no tensor's name.")
+    ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe in TOML, as `inspect --recipe` prints it: says all but the files.")
+    ] = None,
+    again: Annotated[Path | None, typer.Option(help="A merged file, whose merge is to be repeated.")] = None,
+    from_folder: Annotated[
+        Path | None, typer.Option(help="Where the inputs of --recipe or --again are looked for, by what is in them.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be merged, kept and left out; write nothing.")
     ] = False,
     calibrate: Annotated[
         Path | None,
@@ -78,9 +116,28 @@ def merge(
     """
     end_as_interrupted()
     shard_bytes = None if shard_size is None else parse_size(shard_size)
+    inputs = inputs or []
+    choices: Choices = {
+        "rule": rule,
+        "dtype": dtype,
+        "as_is": as_is,
+        "by_leaves": by_leaves,
+        "skip": skip or (),
+        "take": take or (),
+        "weight_of": weight_of or (),
+        "integers": integers,
+        "allow_non_finite": allow_non_finite,
+        "disjoint": disjoint,
+    }
+    if recipe is not None or again is not None:
+        if base or weight or mask_from or calibrate or dry_run or any(choices.values()):
+            raise typer.BadParameter("a recipe says everything: give files, --from-folder, OUT and how it is written")
+        repeat(recipe, again, inputs, from_folder, out, shard_bytes=shard_bytes, force=force, as_json=as_json)
+        return
     if are_adapters(inputs):
-        if mask_from is not None or as_is or calibrate is not None:
-            raise typer.BadParameter("adapters take no --mask-from, --as-is and --calibrate")
+        others = {name: value for name, value in choices.items() if name not in ("rule", "dtype")}
+        if mask_from is not None or calibrate is not None or dry_run or any(others.values()):
+            raise typer.BadParameter("adapters take --base, --weight, --dtype and --keep-remainder, and nothing else")
         merge_adapters(
             inputs,
             out,
@@ -96,6 +153,9 @@ def merge(
         return
     if keep_remainder:
         raise typer.BadParameter("--keep-remainder is for adapters; whole checkpoints are merged again from the others")
+    if dry_run:
+        foresee(inputs, base, mask_from, weight, choices, as_json=as_json)
+        return
     from spikemesh.checkpoint import check_free
     from spikemesh.checkpoint import merge as run
 
@@ -112,13 +172,11 @@ def merge(
                 base=base,
                 mask_from=mask_from,
                 weights=weight,
-                rule=rule,
-                dtype=dtype,
                 companions_from=companions_from,
                 shard_bytes=shard_bytes,
                 force=force,
-                as_is=as_is,
                 progress=progress,
+                **choices,
             )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
@@ -138,6 +196,37 @@ def merge(
         print(msgspec.json.encode(_facts(report, calibration), enc_hook=encoded).decode())
     else:
         _print(report, calibration)
+
+
+def repeat(
+    recipe: Path | None,
+    again: Path | None,
+    inputs: list[Path],
+    from_folder: Path | None,
+    out: Path,
+    *,
+    shard_bytes: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Merge as a recipe says, of a file or of a merged file."""
+    from spikemesh.checkpoint import merge_again, read_recipe_file, recipe_of
+
+    said = recipe_of(again) if again is not None else read_recipe_file(recipe or Path())
+    with shown_progress(hidden=as_json) as progress:
+        report = merge_again(
+            said,
+            inputs,
+            out=out,
+            from_folder=from_folder,
+            shard_bytes=shard_bytes,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        print(msgspec.json.encode(_facts(report, None), enc_hook=encoded).decode())
+    else:
+        _print(report, None)
 
 
 def end_as_interrupted() -> None:
@@ -176,9 +265,17 @@ def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[s
             {"content": leaf.content, "weight": leaf.weight, "path": report.leaves[leaf.content]}
             for leaf in sorted(report.recipe.leaves)
         ],
+        **report.recipe.options(),
+        "weights_rounded": report.weights_rounded,
+        "copies": report.copies,
+        "respelled": report.respelled,
         "num_tensors": report.num_tensors,
         "density": report.density,
         "partly_held": report.partly_held,
+        "from_base": report.from_base,
+        "skipped": report.skipped,
+        "chosen_integers": report.chosen_integers,
+        "non_finite": report.non_finite,
         "left_out": report.left_out,
         "vanished": report.vanished,
         **companion_facts(report),
@@ -192,19 +289,14 @@ def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[s
 def _print(report: MergeReport, calibration: CalibrationReport | None) -> None:
     rate = (report.bytes_read + report.bytes_written) / 1e9 / max(report.seconds, 1e-9)
     print(
-        f"{shown(report.out)}: {report.num_tensors} tensors, {decimal(report.bytes_written)}, "
+        f"{shown(str(report.out))}: {report.num_tensors} tensors, {decimal(report.bytes_written)}, "
         f"{report.density:.1%} not zero; {report.recipe.rule} of {len(report.leaves)} checkpoints in "
         f"{report.seconds:.1f} s ({rate:.1f} GB/s)."
     )
     for leaf in sorted(report.recipe.leaves):
         print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {shown(report.leaves[leaf.content])}")
-    if report.partly_held:
-        print(f"Not in all inputs, and kept: {some(report.partly_held)}.")
-    for path, names in report.left_out.items():
-        print(f"Left out of {shown(path)}, because it is no tensor: {some(names)}.")
-    if report.vanished:
-        total = sum(report.vanished.values())
-        print(f"{total} values were too small for {report.recipe.dtype} and became zero, in {some(report.vanished)}.")
+    for line in remarks(report):
+        print(line)
     print_companions(report)
     if calibration is not None:
         print(
@@ -213,3 +305,36 @@ def _print(report: MergeReport, calibration: CalibrationReport | None) -> None:
         )
         if calibration.unreached:
             print(f"No threshold reaches the mean rate in {some(calibration.unreached)}.")
+
+
+def remarks(report: MergeReport) -> Iterator[str]:
+    """What else its user should know, a line each."""
+    recipe = report.recipe
+    for path, original in report.copies.items():
+        yield f"{shown(path)} is a copy of {shown(original)} and counts once (given weights add up)."
+    for path, respelling in report.respelled.items():
+        how = f"{respelling.old!r} taken off" if respelling.old else "nothing taken off"
+        put = f", {respelling.new!r} put before them" if respelling.new else ""
+        yield f"Names in {shown(path)}: {how}{put}."
+    if report.weights_rounded:
+        yield "The weights have more digits than fit together, and were rounded to those above."
+    if report.partly_held:
+        num, of = len(report.partly_held), report.num_tensors
+        yield f"Not in all inputs, and kept ({num} of {of} tensors): {some(report.partly_held)}."
+    if report.from_base:
+        yield f"As in the base ({len(report.from_base)} tensors): {some(report.from_base)}."
+    if report.skipped:
+        yield f"Left out, as was asked for ({len(report.skipped)} tensors): {some(report.skipped)}."
+    if report.chosen_integers:
+        chosen = {"first": "those of the input with the smallest content hash"}.get(recipe.integers, "the larger")
+        yield f"Integers that differ, of which {chosen} were taken: {some(report.chosen_integers)}."
+    for path, names in report.left_out.items():
+        yield f"Left out of {shown(path)}, because it is no tensor: {some(names)}."
+    if report.non_finite:
+        total = sum(report.non_finite.values())
+        yield f"{total} values are NaN or infinite, in {some(report.non_finite)}."
+    if report.vanished:
+        total = sum(report.vanished.values())
+        yield f"{total} values were too small for {recipe.dtype} and became zero, in {some(report.vanished)}."
+    if recipe.rule == "slerp":
+        yield "slerp is a rule for two: what was merged by it cannot be regrouped, only repeated."

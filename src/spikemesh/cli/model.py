@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spikemesh.codec import read_metadata, read_tensor_file, write_tensors
+from spikemesh.codec import read_metadata, read_tensor_file, read_weights, write_tensors
 from spikemesh.crdt import Genesis
 from spikemesh.errors import InvalidData, TicketError
 from spikemesh.files import write_file_atomic
@@ -70,7 +70,7 @@ def read_model(source: Path) -> tuple[ModelConfig, Tensors]:
         return ModelConfig.from_dict(run.genesis().model), read_tensor_file(run.model_path.read_bytes())
     data = source.read_bytes()
     try:
-        tensors = read_tensor_file(data)
+        tensors = read_weights(data)
         config = config_from_file(tensors, read_metadata(data))
         check_tensors(config, tensors)
     except InvalidData as error:

@@ -43,7 +43,14 @@ from spikemesh.codec.records import (
     sign_record,
     unpack_wires,
 )
-from spikemesh.codec.tensors import TensorFile, read_metadata, read_tensor_file, read_tensors, write_tensors
+from spikemesh.codec.tensors import (
+    TensorFile,
+    read_metadata,
+    read_tensor_file,
+    read_tensors,
+    read_weights,
+    write_tensors,
+)
 from spikemesh.codec.ticket import Ticket, decode_ticket, encode_ticket, portable
 from spikemesh.codec.vouch import VOUCH_BYTES, read_vouch, sign_vouch
 
@@ -97,6 +104,7 @@ __all__ = [
     "read_tensor_file",
     "read_tensors",
     "read_vouch",
+    "read_weights",
     "run_id",
     "select_top_k",
     "sign_record",

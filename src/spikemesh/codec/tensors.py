@@ -64,22 +64,40 @@ def read_tensor_file(data: bytes) -> dict[str, Array]:
     The library checks that the header describes exactly the bytes that follow, so what is allocated is at most a
     constant times `len(data)`.
     """
+    return {name: array for name, (array, _) in _read(data, DTYPES).items()}
+
+
+def _read(data: bytes, dtypes: Mapping[str, str]) -> dict[str, tuple[Array, str]]:
+    """Arrays of these types, and the names of their types."""
     try:
         found = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise InvalidData(f"not a safetensors file: {error!s:.200}") from error
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, tuple[Array, str]] = {}
     for name, view in found:
-        if view["dtype"] not in DTYPES:
-            raise InvalidData(f"expected elements of {', '.join(DTYPES)} in tensor {name:.64}, got {view['dtype']}")
-        array = np.frombuffer(view["data"], DTYPES[view["dtype"]])
+        if view["dtype"] not in dtypes:
+            raise InvalidData(f"expected elements of {', '.join(dtypes)} in tensor {name:.64}, got {view['dtype']}")
+        array = np.frombuffer(view["data"], dtypes[view["dtype"]])
         if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
             raise InvalidData(f"expected zeros and ones in tensor {name:.64}, got {array.view(np.uint8).max()}")
         try:
-            tensors[name] = array.reshape(view["shape"])
+            tensors[name] = array.reshape(view["shape"]), view["dtype"]
         except ValueError as error:  # more dimensions, or empty ones of more elements, than NumPy has
             raise InvalidData(f"tensor {name:.64} has a shape that cannot be used: {view['shape']!s:.100}") from error
     return tensors
+
+
+def read_weights(data: bytes) -> dict[str, Array]:
+    """As `read_tensor_file`, with numbers of half precision, of both kinds, as the float32 that they are."""
+    halves = {"F16": "<f2", "BF16": "<u2"}
+    found = _read(data, {**DTYPES, **halves})
+    return {name: _whole(array, element) for name, (array, element) in found.items()}
+
+
+def _whole(array: Array, element: str) -> Array:
+    if element == "BF16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32) if element == "F16" else array
 
 
 def read_metadata(data: bytes) -> dict[str, str]:

@@ -1,0 +1,96 @@
+"""A merge repeated from its recipe, with its inputs found by what is in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from spikemesh.checkpoint.gather import Gathering
+from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.merge import MergeReport, PathLike, Run
+from spikemesh.checkpoint.naming import is_index
+from spikemesh.checkpoint.opening import open_checkpoint
+from spikemesh.checkpoint.options import Place
+from spikemesh.checkpoint.place import check_free
+from spikemesh.checkpoint.recipe import Recipe, read_recipe
+from spikemesh.errors import CheckpointError, InvalidData
+from spikemesh.progress import SILENT, Progress
+
+SUFFIXES = frozenset((".safetensors", ".pt", ".pth", ".bin", ".ckpt"))
+
+
+def recipe_of(merged: PathLike) -> Recipe:
+    """What a merged file says that it was made of. `CheckpointError` if it says nothing."""
+    with closing(open_checkpoint(Path(merged))) as checkpoint:
+        recipe = read_recipe(checkpoint.metadata, path=checkpoint.path)
+    if recipe is None:
+        raise CheckpointError(f"{merged} does not say that it was merged from anything, so it cannot be repeated.")
+    return recipe
+
+
+def seen_names(recipe: Recipe) -> dict[str, str]:
+    """Names for people, by content: of the files where this machine saw them last."""
+    known = KnownFiles()
+    contents = [*(leaf.content for leaf in recipe.leaves), recipe.base, recipe.mask]
+    found = {content: known.find(content) for content in contents if content is not None}
+    return {content: path.name for content, path in found.items() if path is not None}
+
+
+def merge_again(
+    recipe: Recipe,
+    inputs: Sequence[PathLike] = (),
+    *,
+    out: PathLike,
+    from_folder: PathLike | None = None,
+    shard_bytes: int | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+    num_threads: int | None = None,
+) -> MergeReport:
+    """The merge that a recipe says. Inputs, base and mask are found by content: among `inputs`, in `from_folder` and
+    the folders in it, or where this machine saw them last. `CheckpointError` names what is not found.
+    """
+    began = time.monotonic()
+    place = Place(out=Path(out), shard_bytes=shard_bytes, force=force)
+    check_free(place.out, force=force, shard_bytes=shard_bytes)
+    with ExitStack() as stack:
+        known = KnownFiles()
+        gathering = Gathering(stack, known, progress)
+        wanted = {leaf.content for leaf in recipe.leaves} | ({recipe.base, recipe.mask} - {None})
+        candidates = [*map(Path, inputs), *(() if from_folder is None else _checkpoints_in(Path(from_folder)))]
+        found = _by_content(gathering, candidates, wanted)
+        gathered = gathering.from_recipe(
+            recipe,
+            [found[leaf.content] for leaf in sorted(recipe.leaves) if leaf.content in found],
+            base=None if recipe.base is None else found.get(recipe.base),
+            mask=None if recipe.mask is None else found.get(recipe.mask),
+        )
+        run = Run(gathered=gathered, known=known, progress=progress, num_threads=num_threads, began=began)
+        return run.into(place)
+
+
+def _checkpoints_in(folder: Path) -> Iterator[Path]:
+    """What may be a checkpoint in a folder and in those below it, folders of shards as a whole."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder. Expected one that holds the checkpoints of the recipe.")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and (path.suffix in SUFFIXES or is_index(path.name)):
+            yield path
+
+
+def _by_content(gathering: Gathering, candidates: Sequence[Path], wanted: set[str | None]) -> dict[str, Path]:
+    """Read until all is found. What cannot be opened is passed by: a folder may hold anything."""
+    found: dict[str, Path] = {}
+    for path in candidates:
+        if len(found) == len(wanted):
+            break
+        try:
+            with closing(open_checkpoint(path)) as checkpoint:
+                content = gathering.content(checkpoint)
+        except (InvalidData, CheckpointError):
+            continue
+        if content in wanted:
+            found.setdefault(content, path)
+    return found

@@ -1,0 +1,119 @@
+"""A recipe as a TOML file that can be published: inputs by content hash and, for people, a name; never a path.
+
+format = 2
+rule = "active-mean"
+dtype = "keep"
+skip = ["*.mem"]
+
+[[input]]
+name = "volunteer-a.safetensors"
+content = "9f86d081884c7d65…"
+weight = "7"
+
+[base]
+name = "start.safetensors"
+content = "…"
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from spikemesh.checkpoint.recipe import METADATA_KEY, PLAIN, Recipe, read_recipe
+from spikemesh.errors import CheckpointError, InvalidData
+from spikemesh.files.rim import os_errors
+
+MAX_BYTES = 16 << 20
+EXTRAS = ("base", "mask")
+
+
+def to_toml(recipe: Recipe, names: Mapping[str, str]) -> str:
+    """`names` by content, for people."""
+    return "\n".join(_lines(recipe, names)) + "\n"
+
+
+def _lines(recipe: Recipe, names: Mapping[str, str]) -> Iterator[str]:
+    yield f"format = {recipe.version}"
+    yield f"rule = {_string(recipe.rule)}"
+    yield f"dtype = {_string(recipe.dtype)}"
+    for name in ("integers", "allow_non_finite", "disjoint"):
+        if getattr(recipe, name) != getattr(PLAIN, name):
+            yield f"{name} = {json.dumps(getattr(recipe, name))}"
+    if recipe.skip:
+        yield f"skip = {_strings(recipe.skip)}"
+    for leaf in sorted(recipe.leaves):
+        yield from ("", "[[input]]", *_named(leaf.content, names), f"weight = {_string(str(leaf.weight))}")
+    for name in EXTRAS:
+        content = getattr(recipe, name)
+        if content is not None:
+            yield from ("", f"[{name}]", *_named(content, names))
+    for take in recipe.take:
+        yield from ("", "[[take]]", f"pattern = {_string(take.pattern)}", f"contents = {_strings(take.contents)}")
+    for weight in recipe.weight_of:
+        yield from ("", "[[weight_of]]", f"pattern = {_string(weight.pattern)}")
+        yield from (f"content = {_string(weight.content)}", f"weight = {_string(str(weight.weight))}")
+
+
+def _named(content: str, names: Mapping[str, str]) -> Iterator[str]:
+    if content in names:
+        yield f"name = {_string(names[content])}"
+    yield f"content = {_string(content)}"
+
+
+def _string(text: str) -> str:
+    return json.dumps(text.encode(errors="replace").decode(), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _strings(texts: tuple[str, ...]) -> str:
+    return f"[{', '.join(map(_string, texts))}]"
+
+
+def read_recipe_file(path: Path) -> Recipe:
+    """`InvalidData` for what is no recipe, `CheckpointError` if there is no such file."""
+    with os_errors("reading", path):
+        if not path.is_file():
+            raise CheckpointError(f"{path} is not there. Expected a recipe as `spikemesh inspect --recipe` prints it.")
+        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
+    try:
+        said = tomllib.loads(data.decode())
+        text = msgspec.json.encode(_as_metadata(said)).decode()
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise InvalidData(f"{path} is no recipe of a merge: {error!s:.200}") from error
+    recipe = read_recipe({METADATA_KEY: text}, path=path)
+    assert recipe is not None, "the key is there"
+    return recipe
+
+
+KEYS = frozenset(
+    (
+        "format",
+        "rule",
+        "dtype",
+        "integers",
+        "allow_non_finite",
+        "disjoint",
+        "skip",
+        "take",
+        "weight_of",
+        "input",
+        *EXTRAS,
+    )
+)
+
+
+def _as_metadata(said: dict[str, Any]) -> dict[str, Any]:
+    """As it stands in a merged file: without names. What a recipe does not have is an error."""
+    unknown = said.keys() - KEYS
+    if unknown:
+        raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
+    plain = {key: value for key, value in said.items() if key not in ("input", *EXTRAS)}
+    leaves = [{"content": one["content"], "weight": str(one.get("weight", "1"))} for one in said.get("input", [])]
+    return {"format": PLAIN.version, "rule": PLAIN.rule, **plain, "leaves": leaves} | {
+        name: said[name]["content"] for name in EXTRAS if name in said
+    }

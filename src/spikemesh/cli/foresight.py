@@ -1,0 +1,58 @@
+"""`spikemesh merge --dry-run`: what a merge would do, before it is done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+from rich.filesize import decimal
+
+from spikemesh.cli.names import encoded, shown, some
+
+if TYPE_CHECKING:
+    from spikemesh.checkpoint import Choices, Preview
+
+
+def foresee(
+    inputs: list[Path],
+    base: Path | None,
+    mask_from: Path | None,
+    weights: list[str] | None,
+    choices: Choices,
+    *,
+    as_json: bool,
+) -> None:
+    """Print it; refused is what the merge would refuse, as far as tables of tensors tell."""
+    from spikemesh.checkpoint import preview
+
+    try:
+        found = preview(inputs, base=base, mask_from=mask_from, weights=weights, **choices)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if as_json:
+        print(msgspec.json.encode(found, enc_hook=encoded).decode())
+    else:
+        _print(found)
+
+
+def _print(found: Preview) -> None:
+    print(
+        f"Would be {len(found.tensors)} tensors, {decimal(found.result_bytes)}; {found.rule} of {len(found.weights)} "
+        "checkpoints. Nothing was written."
+    )
+    for path, weight in found.weights.items():
+        print(f"  weight {weight}  {shown(path)}")
+    for path, original in found.copies.items():
+        print(f"{shown(path)} looks like a copy of {shown(original)}.")
+    for path, respelling in found.respelled.items():
+        print(f"Names in {shown(path)}: {respelling.old!r} would become {respelling.new!r}.")
+    for (how, sources), count in Counter((tensor.how, tensor.sources) for tensor in found.tensors).items():
+        names = [tensor.name for tensor in found.tensors if (tensor.how, tensor.sources) == (how, sources)]
+        print(f"{count} {how}, from {', '.join(map(shown, sources))}: {some(names)}.")
+    if found.skipped:
+        print(f"{len(found.skipped)} left out, as was asked for: {some(found.skipped)}.")
+    for path, left in found.left_out.items():
+        print(f"Left out of {shown(path)}, because it is no tensor: {some(left)}.")

@@ -1,0 +1,113 @@
+"""A merge told beforehand, written down and repeated; and the records of earlier versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spikemesh.checkpoint import (
+    Recipe,
+    merge,
+    merge_again,
+    preview,
+    read_recipe_file,
+    recipe_of,
+    seen_names,
+    to_toml,
+    verify,
+)
+from spikemesh.checkpoint.known import CACHE_VARIABLE
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, METADATA_KEY
+from spikemesh.errors import CheckpointError, InvalidData
+from tests.checkpoint.files import f32, i64, read_metadata, read_safetensors, values, write_safetensors
+
+
+@pytest.fixture
+def inputs(folder: Path) -> list[Path]:
+    tensors = [{"w": f32(i, 2), "s": f32(i), "n": i64(i, i)} for i in (1, 4, 8)]
+    return [write_safetensors(folder / f"{i}.safetensors", one, {"model": "m"}) for i, one in enumerate(tensors)]
+
+
+def made(folder: Path, inputs: list[Path]) -> Path:
+    base = write_safetensors(folder / "start.safetensors", {"w": f32(1, 1), "s": f32(0), "frozen": f32(5)})
+    options = {"skip": ["frozen"], "take": ["s=2"], "weight_of": ["1:w=3"], "integers": "max", "weights": [1, 2, 0.5]}
+    report = merge(inputs, out=folder / "made.safetensors", base=base, **options)  # type: ignore[arg-type]
+    assert report.out is not None
+    return report.out
+
+
+def test_a_merge_is_repeated_from_its_recipe_with_files_found_by_content(
+    folder: Path, inputs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = made(folder, inputs)
+    recipe = recipe_of(out)
+    (folder / "recipe.toml").write_text(to_toml(recipe, seen_names(recipe)))
+    assert "start.safetensors" in (folder / "recipe.toml").read_text()
+    assert str(folder) not in (folder / "recipe.toml").read_text()
+    assert read_recipe_file(folder / "recipe.toml") == recipe
+    (folder / "moved" / "deep").mkdir(parents=True)
+    for number, path in enumerate([*inputs, folder / "start.safetensors"]):
+        path.rename(folder / "moved" / ("deep" if number % 2 else ".") / f"x{number}.safetensors")
+    (folder / "moved" / "no.pt").write_text("none")
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "empty"))
+    with pytest.raises(CheckpointError, match="a base of content"):
+        merge_again(recipe, out=folder / "again.safetensors")
+    again = merge_again(recipe, out=folder / "again.safetensors", from_folder=folder / "moved")
+    assert again.out is not None and again.out.read_bytes() == out.read_bytes()
+    assert verify(out, []).differences == ()
+
+
+def test_what_is_no_recipe_is_refused(folder: Path) -> None:
+    path = folder / "recipe.toml"
+    for text in ("", "x = ", "input = 3", "[[input]]\nname = 'a'", "strange = 1", "rule = 'median'\n[[input]]"):
+        path.write_text(text)
+        with pytest.raises(InvalidData, match="recipe"):
+            read_recipe_file(path)
+    with pytest.raises(CheckpointError, match="is not there"):
+        read_recipe_file(folder / "gone.toml")
+
+
+def test_names_for_people_may_be_anything() -> None:
+    recipe = Recipe(rule="mean", leaves=recipe_leaves(), skip=('a"b\\c\x7f\n*',))
+    assert "a\\u007f" in to_toml(recipe, {"a" * 64: "a\x7f"})
+
+
+def recipe_leaves() -> frozenset:  # type: ignore[type-arg]
+    from spikemesh.checkpoint import Leaf
+
+    return frozenset({Leaf("a" * 64)})
+
+
+def test_a_preview_says_what_the_merge_does(folder: Path, inputs: list[Path]) -> None:
+    base = write_safetensors(folder / "base.safetensors", {"w": f32(1, 1), "frozen": f32(5)})
+    copy = write_safetensors(folder / "copy.safetensors", read_safetensors(inputs[0]))
+    found = preview([*inputs, copy], base=base, skip=["n"], take=["s=1"])
+    assert {tensor.name: (tensor.how, len(tensor.sources)) for tensor in found.tensors} == {
+        "frozen": ("kept from the base", 1),
+        "s": ("copied", 1),
+        "w": ("merged", 3),
+    }
+    assert found.skipped == ("n",) and found.copies == {str(copy): str(inputs[0])}
+    with pytest.raises(CheckpointError, match="no tensor's name matches"):
+        preview(inputs, skip=["x"])
+    assert sorted(path.suffix for path in folder.iterdir() if path.is_file()) == [".safetensors"] * 5
+
+
+def test_a_file_of_an_earlier_version_is_read_verified_and_merged(folder: Path) -> None:
+    """Its record has no options; it kept nothing of what the base alone has, and names as they were."""
+    a, b = (write_safetensors(folder / f"{n}.safetensors", {"w": f32(v)}) for n, v in (("a", 1), ("b", 3)))
+    base = write_safetensors(folder / "base.safetensors", {"w": f32(0), "frozen": f32(7)})
+    new = merge([a, b], out=folder / "new.safetensors", base=base, skip=["frozen"])
+    assert new.out is not None
+    leaves = [{"content": leaf.content, "weight": "1/2"} for leaf in sorted(new.recipe.leaves)]
+    record = {"format": 1, "rule": "active-mean", "base": new.recipe.base, "mask": None, "dtype": "keep"}
+    text = json.dumps({**record, "leaves": leaves}, separators=(",", ":"))
+    said = {"format": "pt", METADATA_KEY: text, CHECKSUM_KEY: read_metadata(new.out)[CHECKSUM_KEY]}
+    old = write_safetensors(folder / "old.safetensors", read_safetensors(new.out), said)
+    assert verify(old, []).differences == ()
+    c = write_safetensors(folder / "c.safetensors", {"w": f32(8)})
+    report = merge([old, c], out=folder / "out.safetensors", weights=[0.5, 0.5])
+    assert values(read_safetensors(folder / "out.safetensors")["w"]) == [5]
+    assert report.from_base == ("frozen",)
