@@ -28,7 +28,7 @@ def are_adapters(inputs: list[Path]) -> bool:
             f"{inputs[found.index(True)]} is an adapter and {inputs[found.index(False)]} is not. Give the model that "
             "adapters are merged into with --base."
         )
-    return all(found)
+    return bool(found) and all(found)
 
 
 def merge_adapters(
