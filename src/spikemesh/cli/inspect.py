@@ -50,6 +50,8 @@ def _print_recipe(path: Path) -> None:
 
 
 def _facts(report: InspectReport) -> dict[str, object]:
+    from spikemesh.checkpoint import Recipe
+
     recipe = report.recipe
     return {
         "path": report.path,
@@ -81,7 +83,7 @@ def _facts(report: InspectReport) -> dict[str, object]:
             "dtype": recipe.dtype,
             "base": recipe.base,
             "mask": recipe.mask,
-            **recipe.options(),
+            **(recipe.options() if isinstance(recipe, Recipe) else {}),
             "unchanged": report.unchanged,
             "leaves": [
                 {"content": leaf.content, "weight": leaf.weight, "path": report.found[leaf.content]}
