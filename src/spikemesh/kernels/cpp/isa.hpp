@@ -9,4 +9,26 @@
 #include <immintrin.h>
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
+#include "inline.hpp"
+
+namespace spikemesh::ISA {
+namespace {
+
+// What a register holds. The compiler takes a wider vector apart: its comparisons one number at a time, and sums of it
+// live on the stack.
+#if defined(__AVX512F__)
+constexpr int kRegisterBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kRegisterBytes = 32;
+#else
+constexpr int kRegisterBytes = 16;
+#endif
+
+// Instead of <algorithm>; see inline.hpp.
+template <class T>
+INLINE T smaller(T a, T b) { return b < a ? b : a; }
+template <class T>
+INLINE T larger(T a, T b) { return a < b ? b : a; }
+
+}  // namespace
+}  // namespace spikemesh::ISA

@@ -2,6 +2,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "../arrays.hpp"
@@ -18,9 +19,11 @@ size_t num_blocks(size_t num_sent) { return (num_sent + kBlock - 1) / kBlock; }
 bool select_largest(In<float> values, Out<int64_t> indices) {
     require(indices.size() > 0 && indices.size() <= values.size(), "expected 1 to A indices");
     require(values.size() < (size_t{1} << 32), "expected fewer than 2**32 values");
+    const int64_t size = size_of(values.size());
+    const std::unique_ptr<uint32_t[]> scratch(new uint32_t[static_cast<size_t>(select_scratch(size))]);
     bool finite = false;
     run([&] {
-        finite = SPIKEMESH_PICK(select_largest)(values.data(), size_of(values.size()), size_of(indices.size()), indices.data());
+        finite = SPIKEMESH_PICK(select_largest)(values.data(), size, size_of(indices.size()), indices.data(), scratch.get());
     });
     return finite;
 }
@@ -59,8 +62,10 @@ int64_t encode_positions(In<int64_t> indices, int64_t num_coordinates, Out<uint8
     require(forms.size() == num_sent.size() && forms.size() == num_bytes.size(), "expected one entry per chunk");
     chunks_of(num_coordinates, nullptr, nullptr, nullptr, forms.size());
     const Encoded encoded{forms.data(), num_sent.data(), num_bytes.data(), positions.data(), size_of(positions.size())};
+    const std::unique_ptr<uint16_t[]> scratch(new uint16_t[kChunk]);
+    const int64_t size = size_of(indices.size());
     int64_t num_written = -1;
-    run([&] { num_written = SPIKEMESH_PICK(encode_positions)(indices.data(), size_of(indices.size()), num_coordinates, encoded); });
+    run([&] { num_written = SPIKEMESH_PICK(encode_positions)(indices.data(), size, num_coordinates, encoded, scratch.get()); });
     return num_written;
 }
 

@@ -5,6 +5,8 @@
 #pragma once
 #include <cstdint>
 
+#include "../inline.hpp"
+
 namespace spikemesh {
 
 constexpr int64_t kChunk = 65536;  // coordinates of a chunk; the last one of a delta has the rest
@@ -23,8 +25,8 @@ struct Chunks {  // [C]
     const int64_t* num_sent;
     const int64_t* num_bytes;  // of positions
 
-    int64_t number() const { return (num_coordinates + kChunk - 1) / kChunk; }
-    int64_t size(int64_t chunk) const {
+    INLINE_MEMBER int64_t number() const { return (num_coordinates + kChunk - 1) / kChunk; }
+    INLINE_MEMBER int64_t size(int64_t chunk) const {
         const int64_t left = num_coordinates - chunk * kChunk;
         return left < kChunk ? left : kChunk;
     }
@@ -50,17 +52,21 @@ struct Sent {                   // what is folded
     int8_t levels[kNumCodes];
 };
 
-constexpr int64_t unit_of(int scale) { return int64_t{8 + (scale & 7)} << (scale >> 3); }
+static constexpr int64_t unit_of(int scale) { return int64_t{8 + (scale & 7)} << (scale >> 3); }
+
+INLINE int64_t select_scratch(int64_t size) { return size + 16; }  // sixteen are written at a time
 
 #define SPIKEMESH_DECLARE(isa)                                                                                              \
     namespace isa {                                                                                                         \
     /* The ascending coordinates [K] of the K largest magnitudes, the lower first of equals. False if not all are finite.*/ \
-    bool select_largest(const float* values, int64_t size, int64_t num_sent, int64_t* indices);                             \
+    /* Scratch has room for select_scratch(size) numbers. */                                                                \
+    bool select_largest(const float* values, int64_t size, int64_t num_sent, int64_t* indices, uint32_t* scratch);          \
     /* Codes [K] and scales [K / 64, rounded up] nearest to `values` [K] * 2**shift. False if one is beyond the scales. */  \
     bool quantise(const float* values, int64_t size, const Levels& levels, int shift, uint8_t* codes, uint8_t* scales);     \
     /* The bytes of positions that were written; -1 if the indices are not strictly ascending and in range, or need more */ \
-    /* than there is room for. */                                                                                           \
-    int64_t encode_positions(const int64_t* indices, int64_t size, int64_t num_coordinates, const Encoded& encoded);        \
+    /* than there is room for. Scratch has room for kChunk numbers. */                                                      \
+    int64_t encode_positions(const int64_t* indices, int64_t size, int64_t num_coordinates, const Encoded& encoded,         \
+                             uint16_t* scratch);                                                                            \
     /* The positions that the chunks' bytes say, of a chunk that sends all none. False if a chunk is no encoding. */        \
     bool decode_positions(const Chunks& chunks, const uint8_t* data, uint16_t* positions);                                  \
     /* after = before + weight * sent, in the chunks [C] that something is sent to; after may be before. False, with */     \

@@ -4,12 +4,12 @@
 // for the processor to fetch at full speed, and small enough to lie in the nearer caches until it has been added to.
 #include "delta.hpp"
 
-#include <algorithm>
 #include <cstring>
 
 #include "../isa.hpp"
 
 namespace spikemesh::ISA {
+namespace {
 
 constexpr int64_t kTile = 4 * kBlock;  // sent values that are worked on at a time
 constexpr int64_t kPiece = 16384;      // sums that are copied at a time, 128 KiB
@@ -59,17 +59,17 @@ static void fold_chunk(const Sent& sent, int64_t weight, int64_t start, int64_t 
     int64_t copied = 0;
     const auto copy_beyond = [&](int64_t position) {
         if (position < copied) return;
-        const int64_t stop = std::min(size, std::max(position + 1, copied + kPiece));
+        const int64_t stop = smaller(size, larger(position + 1, copied + kPiece));
         if (before != after) std::memcpy(after + copied, before + copied, static_cast<size_t>(stop - copied) * sizeof *after);
         copied = stop;
     };
     while (start < end) {
-        const int64_t tile = start / kTile * kTile, tile_end = std::min(end, tile + kTile);
+        const int64_t tile = start / kTile * kTile, tile_end = smaller(end, tile + kTile);
         int8_t levels[kTile];
         levels_of(sent, tile, tile_end, levels);
         if (positions) copy_beyond(positions[tile_end - start - 1]);
         while (start < tile_end) {
-            const int64_t block = start / kBlock, num = std::min(tile_end, (block + 1) * kBlock) - start;
+            const int64_t block = start / kBlock, num = smaller(tile_end, (block + 1) * kBlock) - start;
             const int64_t factor = unit_of(sent.scales[block]) * weight;
             if (positions) {
                 scatter(after, positions, levels + (start - tile), num, factor);
@@ -83,6 +83,8 @@ static void fold_chunk(const Sent& sent, int64_t weight, int64_t start, int64_t 
     }
     copy_beyond(size - 1);
 }
+
+}  // namespace
 
 bool fold(const Chunks& chunks, const Sent& sent, int64_t weight, const int64_t* const* before, int64_t* const* after) {
     const uint16_t* positions = sent.positions;

@@ -4,13 +4,12 @@
 // The one encoding of a chunk is its smallest, so the reader finds out what that is (`smallest`) and refuses another.
 #include "delta.hpp"
 
-#include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "../isa.hpp"
 
 namespace spikemesh::ISA {
+namespace {
 
 static int64_t bytes_of(int64_t bits) { return (bits + 7) / 8; }
 
@@ -28,12 +27,12 @@ static void sums_of_gaps(const uint16_t* positions, int64_t count, int64_t* sums
     constexpr int kTile = 256, kWide = 32;
     Shorts totals[kMaxK + 1] = {}, tile[kTile / kWide];
     for (int64_t start = 0; start < count; start += kTile) {
-        const int64_t num = std::min<int64_t>(kTile, count - start);
+        const int64_t num = smaller<int64_t>(kTile, count - start);
         uint16_t gaps[kTile];
         gaps[0] = static_cast<uint16_t>(start ? positions[start] - positions[start - 1] - 1 : positions[0]);
         for (int64_t i = 1; i < num; ++i)
             gaps[i] = static_cast<uint16_t>(positions[start + i] - positions[start + i - 1] - 1);
-        std::fill(gaps + num, gaps + kTile, uint16_t{0});
+        for (int64_t i = num; i < kTile; ++i) gaps[i] = 0;
         uint16_t all = 0;
         for (const uint16_t gap : gaps) all |= gap;
         std::memcpy(tile, gaps, sizeof tile);
@@ -118,19 +117,32 @@ static bool ascending(const int64_t* indices, int64_t size, int64_t limit) {
     return !size || (!wrong && indices[0] >= 0 && indices[size - 1] < limit);
 }
 
-int64_t encode_positions(const int64_t* indices, int64_t size, int64_t num_coordinates, const Encoded& encoded) {
+// How many of the ascending indices are below `limit`.
+static int64_t count_below(const int64_t* indices, int64_t size, int64_t limit) {
+    int64_t low = 0;
+    while (low < size) {
+        const int64_t middle = low + (size - low) / 2;
+        if (indices[middle] < limit) low = middle + 1;
+        else size = middle;
+    }
+    return low;
+}
+
+}  // namespace
+
+int64_t encode_positions(const int64_t* indices, int64_t size, int64_t num_coordinates, const Encoded& encoded,
+                         uint16_t* scratch) {
     if (!ascending(indices, size, num_coordinates)) return -1;
     const Chunks chunks{num_coordinates, encoded.forms, encoded.num_sent, encoded.num_bytes};
-    std::vector<uint16_t> positions(kChunk);
     int64_t written = 0;
     const int64_t* const end = indices + size;
     for (int64_t chunk = 0; chunk < chunks.number(); ++chunk) {
-        const int64_t count = std::lower_bound(indices, end, (chunk + 1) * kChunk) - indices;
-        for (int64_t i = 0; i < count; ++i) positions[static_cast<size_t>(i)] = static_cast<uint16_t>(indices[i]);
-        const Smallest best = smallest(positions.data(), count, chunks.size(chunk));
+        const int64_t count = count_below(indices, end - indices, (chunk + 1) * kChunk);
+        for (int64_t i = 0; i < count; ++i) scratch[i] = static_cast<uint16_t>(indices[i]);
+        const Smallest best = smallest(scratch, count, chunks.size(chunk));
         const int64_t num_bytes = bytes_of(best.num_bits);
         if (written + num_bytes > encoded.capacity) return -1;
-        write_chunk(best.form, positions.data(), count, encoded.positions + written, num_bytes);
+        write_chunk(best.form, scratch, count, encoded.positions + written, num_bytes);
         encoded.forms[chunk] = static_cast<uint8_t>(best.form);
         encoded.num_sent[chunk] = count;
         encoded.num_bytes[chunk] = num_bytes;
@@ -141,6 +153,8 @@ int64_t encode_positions(const int64_t* indices, int64_t size, int64_t num_coord
 }
 
 // ---- decode ---------------------------------------------------------------------------------------------------------
+
+namespace {
 
 // A chunk's bytes as a row of bits, which reads as zeros behind its end.
 struct Reader {
@@ -286,6 +300,8 @@ static bool decode_chunk(int form, const Reader& reader, int64_t count, int64_t 
     const Smallest best = smallest(out, count, size);
     return best.form == form && best.num_bits == num_bits && bytes_of(num_bits) == reader.num_bytes;
 }
+
+}  // namespace
 
 bool decode_positions(const Chunks& chunks, const uint8_t* data, uint16_t* positions) {
     for (int64_t chunk = 0; chunk < chunks.number(); ++chunk) {

@@ -1,19 +1,18 @@
 // Codes and scales: the author's rounding, in single precision and step by step as the NumPy twin does it.
 #include "delta.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
-#include <limits>
 
 #include "../isa.hpp"
 
 namespace spikemesh::ISA {
+namespace {
 
-constexpr int kWide = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));  // also masks: all ones is true
+constexpr int kWide = kRegisterBytes / 4;
+typedef float Floats __attribute__((vector_size(kRegisterBytes)));
+typedef int32_t Ints __attribute__((vector_size(kRegisterBytes)));  // also masks: all ones is true
+typedef uint8_t Bytes __attribute__((vector_size(kWide)));
 typedef float Four __attribute__((vector_size(16)));
 
 constexpr int kNumVectors = kBlock / kWide;
@@ -30,13 +29,14 @@ static int scale_of(float x) {
 
 // ---- the nearest level ----------------------------------------------------------------------------------------------
 
+// The tables as registers that are looked up in, and one number to a register, for processors that cannot do that.
 struct Search {
-    Floats values, thresholds;                              // as they are
-    Floats steps[kNumCodes], each_threshold[kNumCodes];  // all sixteen lanes alike; a step is from the level before
+    Floats values[kNumCodes / kWide], thresholds[kNumCodes / kWide];
+    Floats steps[kNumCodes], each_threshold[kNumCodes];  // a step is from the level before
 
     explicit Search(const Levels& levels) {
-        std::memcpy(&values, levels.values, sizeof values);
-        std::memcpy(&thresholds, levels.thresholds, sizeof thresholds);
+        std::memcpy(values, levels.values, sizeof values);
+        std::memcpy(thresholds, levels.thresholds, sizeof thresholds);
         for (int code = 0; code < kNumCodes; ++code) {
             steps[code] = Floats{} + (levels.values[code] - (code ? levels.values[code - 1] : 0.0f));
             each_threshold[code] = Floats{} + levels.thresholds[code];
@@ -44,12 +44,18 @@ struct Search {
     }
 };
 
-INLINE Ints code_at(const Search& search, Floats cell) {
 #if defined(__AVX512F__)
-    Ints code{};
-    for (const int step : {8, 4, 2, 1}) {
+INLINE Floats look_up(const Floats* table, Ints code) { return __builtin_shuffle(table[0], code); }
+#elif defined(__AVX2__)
+INLINE Floats look_up(const Floats* table, Ints code) { return __builtin_shuffle(table[0], table[1], code); }
+#endif
+
+INLINE Ints code_at(const Search& search, Floats cell) {
+#if defined(__AVX2__)
+    Ints code = (cell >= search.each_threshold[8]) & 8;
+    for (int step = 4; step; step /= 2) {
         const Ints further = code + step;
-        code = cell >= __builtin_shuffle(search.thresholds, further) ? further : code;
+        code = cell >= look_up(search.thresholds, further) ? further : code;
     }
     return code;
 #else
@@ -60,8 +66,8 @@ INLINE Ints code_at(const Search& search, Floats cell) {
 }
 
 INLINE Floats level_at(const Search& search, Floats cell) {
-#if defined(__AVX512F__)
-    return __builtin_shuffle(search.values, code_at(search, cell));
+#if defined(__AVX2__)
+    return look_up(search.values, code_at(search, cell));
 #else
     Floats level = search.steps[0];  // sums of small integers: exact
     for (int c = 1; c < kNumCodes; ++c) level += (Floats)((cell >= search.each_threshold[c]) & (Ints)search.steps[c]);
@@ -74,13 +80,13 @@ INLINE Floats level_at(const Search& search, Floats cell) {
 // In the order of NumPy's einsum with registers of four floats: (s0 + s1) + (s2 + s3), s_l over l, l + 4, l + 8, ..., in each
 // sixteen the last four first. The twin has the same order, so that both choose the same scale.
 INLINE float sum_of_squares(const Floats* differences) {
-    Four total{};
+    Four parts[kBlock / 4], total{};
     for (int v = 0; v < kNumVectors; ++v) {
         const Floats squares = differences[v] * differences[v];
-        Four parts[4];
-        std::memcpy(parts, &squares, sizeof parts);
-        total = (((total + parts[3]) + parts[2]) + parts[1]) + parts[0];
+        std::memcpy(parts + v * (kWide / 4), &squares, sizeof squares);
     }
+    for (int i = 0; i < kBlock / 4; i += 4)
+        total = (((total + parts[i + 3]) + parts[i + 2]) + parts[i + 1]) + parts[i];
     return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
@@ -91,7 +97,7 @@ INLINE float largest_of(const Floats* block) {
         largest = size > largest ? size : largest;
     }
     float result = 0.0f;
-    for (int lane = 0; lane < kWide; ++lane) result = std::max(result, largest[lane]);
+    for (int lane = 0; lane < kWide; ++lane) result = larger(result, largest[lane]);
     return result;
 }
 
@@ -99,10 +105,10 @@ INLINE float largest_of(const Floats* block) {
 INLINE bool quantise_block(const Search& search, const Floats* block, float reach, uint8_t* codes, uint8_t* scale) {
     const int first = scale_of(largest_of(block) / reach);
     if (first >= kNumScales) return false;
-    float best_error = std::numeric_limits<float>::infinity();
+    float best_error = HUGE_VALF;
     int best = 0;
     for (const int offset : kCandidates) {
-        const int candidate = std::clamp(first + offset, 0, kNumScales - 1);
+        const int candidate = smaller(larger(first + offset, 0), kNumScales - 1);
         const float unit = static_cast<float>(unit_of(candidate)), per = 2.0f / unit;
         Floats differences[kNumVectors];
         for (int v = 0; v < kNumVectors; ++v)
@@ -114,7 +120,6 @@ INLINE bool quantise_block(const Search& search, const Floats* block, float reac
         }
     }
     const float per = 2.0f / static_cast<float>(unit_of(best));
-    typedef uint8_t Bytes __attribute__((vector_size(16)));
     for (int v = 0; v < kNumVectors; ++v) {
         const Bytes some = __builtin_convertvector(code_at(search, block[v] * per + 256.0f), Bytes);
         std::memcpy(codes + v * kWide, &some, sizeof some);
@@ -123,17 +128,19 @@ INLINE bool quantise_block(const Search& search, const Floats* block, float reac
     return true;
 }
 
+}  // namespace
+
 bool quantise(const float* values, int64_t size, const Levels& levels, int shift, uint8_t* codes, uint8_t* scales) {
     const Search search(levels);
-    const float reach = std::min(-levels.values[0], levels.values[kNumCodes - 1]);
+    const float reach = smaller(-levels.values[0], levels.values[kNumCodes - 1]);
     const bool is_factor = shift >= -126 && shift <= 127;
-    const float factor = is_factor ? std::ldexp(1.0f, shift) : 1.0f;
+    const float factor = is_factor ? __builtin_ldexpf(1.0f, shift) : 1.0f;
     for (int64_t start = 0; start < size; start += kBlock, ++scales) {
-        const int64_t num = std::min<int64_t>(kBlock, size - start);
+        const int64_t num = smaller<int64_t>(kBlock, size - start);
         float block[kBlock];
         std::memcpy(block, values + start, static_cast<size_t>(num) * sizeof *values);
-        std::fill(block + num, block + kBlock, values[start + num - 1]);  // the last value again
-        for (float& x : block) x = is_factor ? x * factor : std::ldexp(x, shift);
+        for (int64_t i = num; i < kBlock; ++i) block[i] = values[start + num - 1];  // the last value again
+        for (float& x : block) x = is_factor ? x * factor : __builtin_ldexpf(x, shift);
         Floats vectors[kNumVectors];
         std::memcpy(vectors, block, sizeof vectors);
         uint8_t some[kBlock];

@@ -5,15 +5,12 @@
 // those it is found by counting digits. If the sample was wrong, the pass is made again without bounds.
 #include "delta.hpp"
 
-#include <algorithm>
 #include <cstring>
-#include <initializer_list>
-#include <memory>
-#include <vector>
 
 #include "../isa.hpp"
 
 namespace spikemesh::ISA {
+namespace {
 
 constexpr uint32_t kInfinity = 0x7f800000;
 constexpr int64_t kSample = 1 << 12;  // values in it, about
@@ -24,6 +21,46 @@ static uint32_t magnitude(float x) {
     return bits & 0x7fffffff;
 }
 
+#if !defined(__AVX512F__)
+constexpr int kWide = kRegisterBytes / 4;
+typedef int32_t Ints __attribute__((vector_size(kRegisterBytes)));
+
+INLINE Ints magnitudes(const float* values) {
+    Ints bits;
+    std::memcpy(&bits, values, sizeof bits);
+    return bits & 0x7fffffff;
+}
+
+// One bit for each lane.
+INLINE unsigned word_of(Ints mask) {
+#if defined(__AVX2__)
+    return static_cast<unsigned>(_mm256_movemask_ps((__m256)mask));
+#elif defined(__SSE2__)
+    return static_cast<unsigned>(_mm_movemask_ps((__m128)mask));
+#else
+    unsigned word = 0;
+    for (int l = 0; l < kWide; ++l) word |= static_cast<unsigned>(mask[l] & 1 << l);
+    return word;
+#endif
+}
+#endif
+
+// The value of this rank from the top, by its digits of 11, 10 and 10 bits; `rank` becomes its rank among equals.
+static uint32_t find(const uint32_t* found, int64_t size, int64_t& rank) {
+    uint32_t value = 0;
+    for (int shift = 20; shift >= 0; shift -= 10) {
+        uint32_t numbers[2048] = {};
+        const int bits = shift == 20 ? 11 : 10;
+        const uint32_t mask = (1u << bits) - 1;
+        for (int64_t i = 0; i < size; ++i)
+            if (uint64_t{found[i]} >> (shift + bits) == value) ++numbers[found[i] >> shift & mask];
+        uint32_t digit = mask;
+        for (; digit && numbers[digit] < rank; --digit) rank -= numbers[digit];
+        value = value << bits | digit;
+    }
+    return value;
+}
+
 struct Bounds {
     uint32_t low, high;  // both inclusive
 };
@@ -31,17 +68,14 @@ struct Bounds {
 // Bounds that the value of this rank from the top probably lies between: a fiftieth of all values further up and further
 // down than in the sample, at least three times the sample's error.
 static Bounds guess(const float* values, int64_t size, int64_t rank) {
-    std::vector<uint32_t> sample;
-    const int64_t step = std::max<int64_t>(1, size / kSample);
-    for (int64_t i = 0; i < size; i += step) sample.push_back(magnitude(values[i]));
-    const int64_t last = static_cast<int64_t>(sample.size()) - 1, margin = last / 50 + 8;
-    const int64_t middle = last - (rank - 1) * last / size;
-    const auto at = [&](int64_t place) {
-        const auto nth = sample.begin() + std::clamp<int64_t>(place, 0, last);
-        std::nth_element(sample.begin(), nth, sample.end());
-        return *nth;
-    };
-    return {middle - margin > 0 ? at(middle - margin) : 0, middle + margin < last ? at(middle + margin) : kInfinity - 1};
+    const int64_t step = larger<int64_t>(1, size / kSample);
+    uint32_t sample[2 * kSample];
+    int64_t num = 0;
+    for (int64_t i = 0; i < size; i += step) sample[num++] = magnitude(values[i]);
+    const int64_t last = num - 1, margin = last / 50 + 8;
+    const int64_t middle = 1 + (rank - 1) * last / size;  // of the sample, from the top
+    const auto at = [&](int64_t sample_rank) { return find(sample, num, sample_rank); };
+    return {middle + margin <= last ? at(middle + margin) : 0, middle - margin > 1 ? at(middle - margin) : kInfinity - 1};
 }
 
 struct Counts {
@@ -68,34 +102,31 @@ static Counts look(const float* values, int64_t size, Bounds bounds, uint32_t* f
         counts.above += __builtin_popcount(above);
     }
     largest = static_cast<uint32_t>(_mm512_reduce_max_epi32(all));
+#else
+    const Ints low = Ints{} + static_cast<int32_t>(bounds.low), high = Ints{} + static_cast<int32_t>(bounds.high);
+    Ints all{}, above{};
+    for (; i + kWide <= size; i += kWide) {
+        const Ints bits = magnitudes(values + i);
+        above -= bits > high;
+        all = bits > all ? bits : all;
+        for (unsigned between = word_of((bits >= low) & (bits <= high)); between; between &= between - 1)
+            *out++ = magnitude(values[i + __builtin_ctz(between)]);
+    }
+    for (int l = 0; l < kWide; ++l) {
+        counts.above += above[l];  // values are fewer than 2**32
+        largest = larger(largest, static_cast<uint32_t>(all[l]));
+    }
 #endif
     for (; i < size; ++i) {
         const uint32_t bits = magnitude(values[i]);
         *out = bits;
         out += bits >= bounds.low && bits <= bounds.high;
         counts.above += bits > bounds.high;
-        largest = std::max(largest, bits);
+        largest = larger(largest, bits);
     }
     counts.between = out - found;
     counts.finite = largest < kInfinity;
     return counts;
-}
-
-// The value of this rank from the top, by its digits of 11, 10 and 10 bits; `rank` becomes its rank among equals.
-static uint32_t find(const uint32_t* found, int64_t size, int64_t& rank) {
-    std::vector<uint32_t> numbers(2048);
-    uint32_t value = 0;
-    for (const int shift : {20, 10, 0}) {
-        std::fill(numbers.begin(), numbers.end(), 0u);
-        const int bits = shift == 20 ? 11 : 10;
-        const uint32_t mask = (1u << bits) - 1;
-        for (int64_t i = 0; i < size; ++i)
-            if (uint64_t{found[i]} >> (shift + bits) == value) ++numbers[found[i] >> shift & mask];
-        uint32_t digit = mask;
-        for (; digit && numbers[digit] < rank; --digit) rank -= numbers[digit];
-        value = value << bits | digit;
-    }
-    return value;
 }
 
 // Where the values above the threshold are, and of those equal to it the first `num_equal`.
@@ -115,6 +146,15 @@ static void write_chosen(const float* values, int64_t size, uint32_t threshold, 
             done += __builtin_popcount(chosen & 0xff);
         }
     }
+#else
+    const Ints limit = Ints{} + static_cast<int32_t>(threshold);
+    for (; i + kWide <= size && done + kWide <= num_sent; i += kWide) {
+        const Ints bits = magnitudes(values + i);
+        unsigned chosen = word_of(bits > limit);
+        for (unsigned equal = word_of(bits == limit); equal && num_equal; equal &= equal - 1, --num_equal)
+            chosen |= equal & -equal;
+        for (; chosen; chosen &= chosen - 1) indices[done++] = i + __builtin_ctz(chosen);
+    }
 #endif
     for (; i < size && done < num_sent; ++i) {
         const uint32_t bits = magnitude(values[i]);
@@ -125,14 +165,15 @@ static void write_chosen(const float* values, int64_t size, uint32_t threshold, 
     }
 }
 
-bool select_largest(const float* values, int64_t size, int64_t num_sent, int64_t* indices) {
-    const std::unique_ptr<uint32_t[]> found(new uint32_t[static_cast<size_t>(size) + 16]);  // sixteen are written at a time
-    Counts counts = look(values, size, guess(values, size, num_sent), found.get());
+}  // namespace
+
+bool select_largest(const float* values, int64_t size, int64_t num_sent, int64_t* indices, uint32_t* scratch) {
+    Counts counts = look(values, size, guess(values, size, num_sent), scratch);
     if (!counts.finite) return false;
     if (counts.above >= num_sent || counts.above + counts.between < num_sent)
-        counts = look(values, size, {0, kInfinity - 1}, found.get());
+        counts = look(values, size, {0, kInfinity - 1}, scratch);
     int64_t rank = num_sent - counts.above;
-    const uint32_t threshold = find(found.get(), counts.between, rank);
+    const uint32_t threshold = find(scratch, counts.between, rank);
     write_chosen(values, size, threshold, rank, num_sent, indices);
     return true;
 }

@@ -1,8 +1,8 @@
 // Compiled once per instruction set (ISA names the namespace), always without contraction: TwoSum needs each rounding.
 //
-// Eight coordinates are worked on at a time, in three tiers. (1) The sum in one double, while that is exact. (2) The sum as
-// an exact pair of doubles, the quotient rounded to odd. (3) Wide integers, one coordinate at a time. Almost everything
-// ends in (1).
+// A register full of coordinates is worked on at a time, in three tiers. (1) The sum in one double, while that is exact.
+// (2) The sum as an exact pair of doubles, the quotient rounded to odd. (3) Wide integers, one coordinate at a time. Almost
+// everything ends in (1).
 //
 // (1) rounds twice, to double and to the element type. That could only go wrong where a quotient N / D beside a number h
 // half-way between two of the type is rounded to h. But h has at most 25 bits and D 28, so h * D is a double, N is another,
@@ -12,7 +12,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
 #include <limits>
 
 #include "elements.hpp"
@@ -22,6 +21,7 @@
 #include "../isa.hpp"
 
 namespace spikemesh::ISA {
+namespace {
 
 // ---- sums and quotients ---------------------------------------------------------------------------------------------
 
@@ -46,26 +46,34 @@ INLINE void add(Sum& sum, Doubles weight, Doubles x) {
     sum.total += weight;
 }
 
+// a * b + c, rounded once.
+INLINE Doubles fused(Doubles a, Doubles b, Doubles c) {
+#if defined(__AVX512F__)
+    return (Doubles)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__AVX2__)
+    return (Doubles)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+    Doubles result;
+    for (int l = 0; l < kWide; ++l) result[l] = __builtin_fma(a[l], b[l], c[l]);
+    return result;
+#endif
+}
+
 // Tier 2: (high + low) / by, rounded to odd. `low` may be the larger one after a cancellation, so the pair is brought in
 // order. Then the first quotient may be off by more than its last place, the second not, and its rest has the exact sign.
-static Doubles quotient_to_odd(const Sum& sum, Doubles by) {
+INLINE Doubles quotient_to_odd(const Sum& sum, Doubles by) {
     Doubles high = sum.high;
     const Doubles low = two_sum(high, sum.low);
-    Doubles result;
-    for (int l = 0; l < kWide; ++l) {
-        double q = high[l] / by[l];
-        q += (std::fma(-q, by[l], high[l]) + low[l]) / by[l];
-        const double rest = std::fma(-q, by[l], high[l]) + low[l];
-        const uint64_t bits = to_bits(q);
-        const uint64_t step = (rest > 0.0) == (q > 0.0) ? 1 : ~uint64_t{0};
-        result[l] = from_bits(rest != 0.0 && (bits & 1) == 0 ? bits + step : bits);
-    }
-    return result;
+    Doubles q = high / by;
+    q += (fused(-q, by, high) + low) / by;
+    const Doubles rest = fused(-q, by, high) + low;
+    const Longs away = ~((rest > 0.0) ^ (q > 0.0)), inexact_even = (rest != 0.0) & (((Longs)q & 1) == 0);
+    return (Doubles)((Words)q + (Words)(inexact_even & ((away & 2) - 1)));
 }
 
 // ---- the rules ------------------------------------------------------------------------------------------------------
 
-// Eight coordinates of every input, and who holds them.
+// `kWide` coordinates of every input, and who holds them.
 struct Lanes {
     Doubles values[kMaxInputs];
     Longs held[kMaxInputs];
@@ -85,8 +93,9 @@ static void drop_ends(Lanes& lanes, const double* weights, int num_inputs) {
         left[l] = trim(static_cast<int>(num_held[l]));
         rounds = left[l] > rounds ? static_cast<int>(left[l]) : rounds;
     }
+    constexpr double kSides[] = {1.0, -1.0};
     for (int round = 0; round < rounds; ++round)
-        for (const double side : {1.0, -1.0}) {
+        for (const double side : kSides) {
             Doubles best = all(INFINITY), weight = all(INFINITY);
             Longs index = Longs{} - 1;
             for (int i = 0; i < num_inputs; ++i) {
@@ -200,7 +209,7 @@ struct Place {
     uint8_t* out;
 };
 
-// Eight coordinates, `offset` after the place.
+// `kWide` coordinates, `offset` after the place.
 template <int element>
 INLINE void combine_lanes(const Window& window, const Place& place, int64_t offset, const double* weights, int num_inputs,
                           const Format& format, int out_element, Lanes& lanes, Tally& tally) {
@@ -239,7 +248,7 @@ static void find(const Window& window, const Place& place, int64_t at, int64_t c
     const auto first = [&](const uint8_t* data, int kind, int64_t& found) {
         const int size = size_of(kind);
         for (int64_t l = 0; l < count && found == kNone; ++l)
-            if (!(std::fabs(decode_one(kind, data + l * size)) <= format_of(kind).largest)) found = at + l;
+            if (!(__builtin_fabs(decode_one(kind, data + l * size)) <= format_of(kind).largest)) found = at + l;
     };
     for (int i = 0; i < window.num_inputs; ++i) first(place.inputs[i], element, counts.first_bad[i]);
     if (place.base) first(place.base, element, counts.first_bad_base);
@@ -270,15 +279,16 @@ static void combine_stretch(const Window& window, const Place& place, int64_t at
 
 // ---- what is asked for most: the active mean of two float files with equal weights -----------------------------------
 
-typedef float WideFloats __attribute__((vector_size(64)));
-typedef int32_t WideInts __attribute__((vector_size(64)));
+constexpr int kWideFloats = kRegisterBytes / 4;
+typedef float WideFloats __attribute__((vector_size(kRegisterBytes)));
+typedef int32_t WideInts __attribute__((vector_size(kRegisterBytes)));
 
 // Half of a + b where both hold the coordinate, the one value where one does. Halving is exact and so commutes with the
 // rounding of the sum, unless the sum is too large or the half too small. False, with nothing counted, if some lane is
 // that or not finite: then the general path does the stretch.
 static bool mean_of_pair(const Place& place, int64_t count, Counts& counts) {
     WideInts held{}, nonzero{}, doubtful{};
-    for (int64_t offset = 0; offset < count; offset += 16) {
+    for (int64_t offset = 0; offset < count; offset += kWideFloats) {
         const WideFloats a = load<WideFloats>(place.inputs[0] + 4 * offset);
         const WideFloats b = load<WideFloats>(place.inputs[1] + 4 * offset);
         const WideInts in_a = a != 0.0f, in_b = b != 0.0f;
@@ -291,7 +301,7 @@ static bool mean_of_pair(const Place& place, int64_t count, Counts& counts) {
         nonzero -= mean != 0.0f;
     }
     int64_t num_held = 0, num_nonzero = 0, num_doubtful = 0;
-    for (int l = 0; l < 16; ++l) num_held += held[l], num_nonzero += nonzero[l], num_doubtful |= doubtful[l];
+    for (int l = 0; l < kWideFloats; ++l) num_held += held[l], num_nonzero += nonzero[l], num_doubtful |= doubtful[l];
     if (num_doubtful) return false;
     counts.held += num_held;
     counts.nonzero += num_nonzero;
@@ -346,6 +356,8 @@ static void combine_as(const Window& window, Counts& counts) {
     std::memcpy(window.out + at * out_size, out, rest * out_size);
 }
 
+}  // namespace
+
 void combine(const Window& window, Counts& counts) {
     for (int i = 0; i < window.num_inputs; ++i) counts.first_bad[i] = kNone;
     switch (window.element) {
@@ -359,6 +371,8 @@ void combine(const Window& window, Counts& counts) {
 }
 
 // ---- looking through a tensor ---------------------------------------------------------------------------------------
+
+namespace {
 
 template <int element>
 static void scan_as(const uint8_t* data, int64_t size, Scan& result) {
@@ -388,6 +402,8 @@ static void scan_as(const uint8_t* data, int64_t size, Scan& result) {
     for (int l = 0; l < kWide; ++l) low = smallest[l] < low ? smallest[l] : low, high = largest[l] > high ? largest[l] : high;
     if (low <= high) result.smallest = low + 0.0, result.largest = high + 0.0;  // a zero is +0
 }
+
+}  // namespace
 
 void scan(const uint8_t* data, int element, int64_t size, Scan& result) {
     switch (element) {

@@ -15,7 +15,7 @@ struct Format {
     double largest;    // finite
 };
 
-constexpr int size_of(int element) {
+static constexpr int size_of(int element) {
     return element == F64 ? 8 : element == F32 ? 4 : element == F16 || element == BF16 ? 2 : 1;
 }
 

@@ -1,6 +1,5 @@
-// Eight coordinates at a time: from raw elements to doubles and back. Included by what is compiled per instruction set.
+// A register full of coordinates at a time: from raw elements to doubles and back. Included by what is compiled per instruction set.
 #pragma once
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -9,15 +8,16 @@
 #include "../isa.hpp"
 
 namespace spikemesh::ISA {
+namespace {
 
-// Vectors as the compiler's own types: it maps them to whatever registers the target has.
-constexpr int kWide = 8;
-typedef double Doubles __attribute__((vector_size(64)));
-typedef int64_t Longs __attribute__((vector_size(64)));  // also masks: all ones is true
-typedef uint64_t Words __attribute__((vector_size(64)));
-typedef float Floats __attribute__((vector_size(32)));
-typedef uint32_t Ints __attribute__((vector_size(32)));
-typedef uint16_t Shorts __attribute__((vector_size(16)));
+// Vectors as the compiler's own types: a register of doubles, and as many of what is smaller.
+constexpr int kWide = kRegisterBytes / 8;
+typedef double Doubles __attribute__((vector_size(8 * kWide)));
+typedef int64_t Longs __attribute__((vector_size(8 * kWide)));  // also masks: all ones is true
+typedef uint64_t Words __attribute__((vector_size(8 * kWide)));
+typedef float Floats __attribute__((vector_size(4 * kWide)));
+typedef uint32_t Ints __attribute__((vector_size(4 * kWide)));
+typedef uint16_t Shorts __attribute__((vector_size(2 * kWide)));
 
 constexpr double kLargest = std::numeric_limits<double>::max();
 
@@ -33,6 +33,10 @@ INLINE Doubles magnitude(Doubles x) { return (Doubles)((Longs)x & 0x7fffffffffff
 INLINE bool any(Longs mask) {
 #if defined(__AVX512F__)
     return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#elif defined(__SSE2__)
+    return _mm_movemask_epi8((__m128i)mask) != 0;
 #else
     int64_t bits = 0;
     for (int l = 0; l < kWide; ++l) bits |= mask[l];
@@ -47,16 +51,19 @@ INLINE int64_t total_of(Longs x) {
 
 // ---- decode ---------------------------------------------------------------------------------------------------------
 
-static double eighth(int bits, int mantissa_bits, int bias) {
+constexpr double eighth(int bits, int mantissa_bits, int bias) {
     const int exponent = (bits & 0x7f) >> mantissa_bits, mantissa = bits & ((1 << mantissa_bits) - 1);
-    const double size = exponent ? std::ldexp((1 << mantissa_bits) + mantissa, exponent - bias - mantissa_bits)
-                                 : std::ldexp(mantissa, 1 - bias - mantissa_bits);
+    double size = exponent ? (1 << mantissa_bits) + mantissa : mantissa;
+    int power = (exponent ? exponent : 1) - bias - mantissa_bits;
+    for (; power > 0; --power) size *= 2.0;
+    for (; power < 0; ++power) size /= 2.0;
     return bits & 0x80 ? -size : size;
 }
 
+// Made by the compiler: what is made when the module is loaded would be made with these instructions on every processor.
 struct Eighths {
     double e4m3[256], e5m2[256];
-    Eighths() {
+    constexpr Eighths() : e4m3(), e5m2() {
         const double nan = std::numeric_limits<double>::quiet_NaN();
         for (int i = 0; i < 256; ++i) {
             e4m3[i] = (i & 0x7f) == 0x7f ? nan : eighth(i, 3, 7);
@@ -64,7 +71,7 @@ struct Eighths {
         }
     }
 };
-static const Eighths eighths;
+constexpr Eighths eighths;
 
 template <int element>
 INLINE Doubles decode(const uint8_t* data) {
@@ -106,7 +113,7 @@ static uint8_t encode_eighth(double x, int mantissa_bits, int bias) {
     const uint64_t bits = to_bits(x);
     const int exponent = static_cast<int>((bits >> 52) & 0x7ff) - 1023;
     const uint8_t sign = bits >> 63 ? 0x80 : 0;
-    if (exponent < 1 - bias) return sign | static_cast<uint8_t>(std::ldexp(std::fabs(x), bias - 1 + mantissa_bits));
+    if (exponent < 1 - bias) return sign | static_cast<uint8_t>(__builtin_ldexp(__builtin_fabs(x), bias - 1 + mantissa_bits));
     const int mantissa = static_cast<int>((bits >> (52 - mantissa_bits)) & ((1u << mantissa_bits) - 1));
     return sign | static_cast<uint8_t>(((exponent + bias) << mantissa_bits) | mantissa);
 }
@@ -153,4 +160,5 @@ INLINE Doubles encode(int element, const Format& format, Doubles x, uint8_t* out
     return x;
 }
 
+}  // namespace
 }  // namespace spikemesh::ISA

@@ -15,6 +15,7 @@
 #include "../isa.hpp"
 
 namespace spikemesh::ISA {
+namespace {
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 8, kRows = 8, kVectors = 3;
@@ -209,6 +210,8 @@ static void add(const Place& place, const Factors<Real>& f, ProductCounts& count
         }
     }
 }
+
+}  // namespace
 
 void add_products_f32(const Place& place, const Factors<float>& factors, ProductCounts& counts) { add(place, factors, counts); }
 void add_products_f64(const Place& place, const Factors<double>& factors, ProductCounts& counts) { add(place, factors, counts); }

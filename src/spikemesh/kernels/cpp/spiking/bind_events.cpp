@@ -28,7 +28,7 @@ Population population_of(const PopulationArrays& arrays) {
 }
 
 // `pre` and `post` neurons; the lists are per presynaptic neuron to push, per postsynaptic one to pull.
-Synapses synapses_of(const SynapseArrays& arrays, Weights kind, bool pull, int pre, int post) {
+SynapseLists synapses_of(const SynapseArrays& arrays, Weights kind, bool pull, int pre, int post) {
     const auto& [starts, indices, weights, scale] = arrays;
     const size_t num_lists = static_cast<size_t>(pull ? post : pre), num = indices.size();
     require(starts.size() == num_lists + 1 && starts(0) == 0 && starts(num_lists) == num,
@@ -89,9 +89,11 @@ class Events {
             block.w_out = synapses_of(*out, network_.weights, pull, block.hidden.size, width + kVocab);
             block.in_scale = scale_of(*in);
             block.out_scale = scale_of(*out);
-            network_.blocks.push_back(block);
+            blocks_.push_back(block);
             neurons_ += static_cast<size_t>(width) + block.hidden.size;
         }
+        network_.num_blocks = static_cast<int>(blocks_.size());
+        network_.blocks = blocks_.data();
         network_.head = synapses_of(synapses_.back(), network_.weights, pull, width, kVocab);
         network_.head_scale = scale_of(synapses_.back());
         neurons_ += static_cast<size_t>(width) + kVocab;
@@ -105,18 +107,28 @@ class Events {
         for (size_t l = 0; l < lanes; ++l) require(token(l) >= 0 && token(l) < kVocab, "expected tokens of 0..255");
         for (size_t i = 0; i < tokens.size(); ++i) require(tokens(i) >= -1 && tokens(i) < kVocab, "expected tokens of -1..255");
         require(potentials.size() == lanes * neurons_, "expected a potential per neuron and lane");
-        require(sent.size() == network_.blocks.size() * network_.num_axon_delays * network_.width,
+        require(sent.size() == blocks_.size() * network_.num_axon_delays * network_.width,
                 "expected the spikes of each block's stream for each delay");
         require(spikes.size() == populations_.size() && logits.size() == lanes * kVocab, "expected counts and logits");
         const EventState state{static_cast<int>(lanes), clock, token.data(), counted_lanes, tokens.data(),
-                               potentials.data(), sent.data(), spikes.data(), logits.data()};
+                               potentials.data(), sent.data(), spikes.data(), logits.data(), scratch()};
         run([&] { SPIKEMESH_PICK(step_events)(network_, state); });
     }
 
   private:
+    // Kept by the thread, for the largest network that it has seen.
+    uint8_t* scratch() const {
+        static thread_local std::vector<uint8_t> memory;
+        const size_t num_bytes = event_scratch(network_) + kLine;
+        if (memory.size() < num_bytes) memory.resize(num_bytes);
+        return memory.data() + (kLine - reinterpret_cast<uintptr_t>(memory.data()) % kLine);
+    }
+
+    static constexpr size_t kLine = 64;
     In<float> embedding_, delay_mix_, readout_leak_, bias_;
     std::vector<PopulationArrays> populations_;
     std::vector<SynapseArrays> synapses_;
+    std::vector<EventBlock> blocks_;
     EventNetwork network_{};
     size_t neurons_ = 0;
 };

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../inline.hpp"
+
 namespace spikemesh {
 
 constexpr int64_t kChannels = 16;
@@ -17,7 +19,7 @@ struct Currents {
     const float *embedding, *mix;  // [values, channels], [delays, channels]
 };
 
-inline int64_t table_size(const Currents& currents) { return currents.num_delays * (currents.num_values + 1) * kChannels; }
+INLINE int64_t table_size(const Currents& currents) { return currents.num_delays * (currents.num_values + 1) * kChannels; }
 
 // For the sixteen channels from `channel` on: u [channels, tokens], or from its gradient those of embedding and mix.
 #define SPIKEMESH_DECLARE(isa)                                                                                              \

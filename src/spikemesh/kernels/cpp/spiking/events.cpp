@@ -7,6 +7,7 @@
 #include "../isa.hpp"
 
 namespace spikemesh::ISA {
+namespace {
 
 // u = leak * v + x, rounded once, as torch's addcmul does.
 INLINE float leaky(float leak, float v, float x) { return __builtin_fmaf(leak, v, x); }
@@ -114,7 +115,7 @@ constexpr uint32_t kAhead = 1024;
 constexpr uint32_t kChunk = 32;  // synapses between two fetches: a line of indices
 
 template <Weights kind>
-INLINE void fetch(const Synapses& synapses, uint32_t j) {
+INLINE void fetch(const SynapseLists& synapses, uint32_t j) {
     __builtin_prefetch(synapses.indices + j);
     for (uint32_t k = j; k < j + kChunk; k += 512 / Kind<kind>::bits) __builtin_prefetch(address<kind>(synapses.weights, k));
 }
@@ -122,7 +123,7 @@ INLINE void fetch(const Synapses& synapses, uint32_t j) {
 // While a list is added, one that comes later is fetched, line by line: lists are about as long as each other. All lines
 // at once would wait for each other.
 template <Weights kind>
-INLINE void push(const Synapses& synapses, const Events& events, typename Kind<kind>::Sum* __restrict sums) {
+INLINE void push(const SynapseLists& synapses, const Events& events, typename Kind<kind>::Sum* __restrict sums) {
     const uint16_t* indices = synapses.indices;
     const uint32_t mean = synapses.starts[synapses.num_lists] / static_cast<uint32_t>(synapses.num_lists) + 1;
     const int ahead = static_cast<int>(1 + kAhead / mean);
@@ -140,39 +141,25 @@ INLINE void push(const Synapses& synapses, const Events& events, typename Kind<k
     }
 }
 
-// Buffers of one step, kept by the thread.
-template <class Sum>
-struct PushScratch {
-    std::vector<float> u, x;
-    std::vector<Sum> sums, out;
-    std::vector<uint8_t> spiked;
-    std::vector<uint16_t> neurons;
-
-    void fit(size_t largest) {
-        if (u.size() < largest + 64) {
-            u.resize(largest + 64), x.resize(largest + 64), sums.resize(largest + 64), out.resize(largest + kVocab);
-            spiked.resize(largest + 64), neurons.resize(largest + 64);
-        }
-    }
-};
-
-INLINE int largest_population(const EventNetwork& net) {
-    int largest = net.width;
-    for (const EventBlock& block : net.blocks) largest = block.hidden.size > largest ? block.hidden.size : largest;
-    return largest;
+// `count` numbers of the scratch, on a cache line.
+template <class T>
+INLINE T* take(uint8_t*& scratch, int count) {
+    T* data = reinterpret_cast<T*>(scratch);
+    scratch += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    return data;
 }
 
 template <Weights kind>
-void step_push(const EventNetwork& net, const EventState& state) {
+static void step_push(const EventNetwork& net, const EventState& state) {
     using Sum = typename Kind<kind>::Sum;
-    static thread_local PushScratch<Sum> scratch;
-    scratch.fit(static_cast<size_t>(largest_population(net)));
-    float* u = scratch.u.data();
-    float* x = scratch.x.data();
-    Sum* sums = scratch.sums.data();
-    Sum* out = scratch.out.data();
-    uint8_t* spiked = scratch.spiked.data();
-    Events events{scratch.neurons.data(), 0};
+    const int largest = largest_population(net);
+    uint8_t* scratch = state.scratch;
+    float* u = take<float>(scratch, net.width);
+    float* x = take<float>(scratch, largest);
+    Sum* sums = take<Sum>(scratch, largest);
+    Sum* out = take<Sum>(scratch, net.width + kVocab);
+    uint8_t* spiked = take<uint8_t>(scratch, largest + 64);
+    Events events{take<uint16_t>(scratch, largest + 1), 0};
     float* v = state.potentials;
     int64_t* counted = state.spikes;
     const int width = net.width;
@@ -181,18 +168,18 @@ void step_push(const EventNetwork& net, const EventState& state) {
     input_currents(net, state, 0, 1, u);
     Sum* head = out + width;
     std::memset(head, 0, kVocab * sizeof(Sum));
-    for (size_t b = 0; b < net.blocks.size(); ++b) {
+    for (int b = 0; b < net.num_blocks; ++b) {
         const EventBlock& block = net.blocks[b];
         const int hidden = block.hidden.size;
         fire(block.stream, u, v, spiked);
         v += width;
-        uint32_t* now = sent_before(net, state, static_cast<int>(b), 0);
+        uint32_t* now = sent_before(net, state, b, 0);
         int64_t sum = 0;
         for (int d = 0; d < width; ++d) now[d] = spiked[d], sum += spiked[d];
         *counted++ += sum;
         events.count = 0;
         for (int k = 0; k < net.num_axon_delays; ++k) {
-            const uint32_t* then = sent_before(net, state, static_cast<int>(b), k);
+            const uint32_t* then = sent_before(net, state, b, k);
             for (int d = delay_start(net, k); d < delay_start(net, k + 1); ++d) {
                 events.neurons[events.count] = static_cast<uint16_t>(d);
                 events.count += static_cast<int>(then[d]);
@@ -224,9 +211,9 @@ void step_push(const EventNetwork& net, const EventState& state) {
 
 // ---- Thirty-two lanes: pull ----------------------------------------------------------------------------------------
 
-constexpr int kWide = 16;
-typedef float Floats __attribute__((vector_size(4 * kWide)));
-typedef int32_t Ints __attribute__((vector_size(4 * kWide)));
+constexpr int kWide = kRegisterBytes / 4, kParts = kLanes / kWide;
+typedef float Floats __attribute__((vector_size(kRegisterBytes)));
+typedef int32_t Ints __attribute__((vector_size(kRegisterBytes)));
 
 template <class Sum>
 struct WideOf;
@@ -242,63 +229,71 @@ struct WideOf<int32_t> {
 // One number for each of the 32 lanes.
 template <class Sum>
 struct Lanes {
-    using Wide = typename WideOf<Sum>::Type;
-    Wide low{}, high{};
+    typename WideOf<Sum>::Type part[kParts]{};
 };
 
-constexpr Ints kBits = {1 << 0, 1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
-                        1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
-
-// sums += weight in the lanes whose bit is set. The word goes from memory to a mask register and is shifted there.
-INLINE void add_where(const uint32_t* lanes, float weight, Lanes<float>& sums) {
+// sums += weight in the lanes whose bit is set.
 #if defined(__AVX512F__)
+// The word goes from memory to a mask register and is shifted there.
+INLINE void add_where(const uint32_t* lanes, float weight, Lanes<float>& sums) {
     const __m512 w = _mm512_set1_ps(weight);
     const __mmask32 where = _load_mask32(const_cast<__mmask32*>(lanes));
-    sums.low = (Floats)_mm512_mask_add_ps((__m512)sums.low, static_cast<__mmask16>(where), (__m512)sums.low, w);
+    sums.part[0] = (Floats)_mm512_mask_add_ps((__m512)sums.part[0], static_cast<__mmask16>(where), (__m512)sums.part[0], w);
     const auto above = static_cast<__mmask16>(_kshiftri_mask32(where, 16));
-    sums.high = (Floats)_mm512_mask_add_ps((__m512)sums.high, above, (__m512)sums.high, w);
-#else
-    const Floats w = Floats{} + weight;
-    const Ints all = Ints{} + static_cast<int32_t>(*lanes);
-    sums.low += (Floats)(((all & kBits) != 0) & (Ints)w);
-    sums.high += (Floats)((((all >> 16) & kBits) != 0) & (Ints)w);
-#endif
+    sums.part[1] = (Floats)_mm512_mask_add_ps((__m512)sums.part[1], above, (__m512)sums.part[1], w);
 }
 INLINE void add_where(const uint32_t* lanes, int32_t weight, Lanes<int32_t>& sums) {
-#if defined(__AVX512F__)
     const __m512i w = _mm512_set1_epi32(weight);
     const __mmask32 where = _load_mask32(const_cast<__mmask32*>(lanes));
-    sums.low = (Ints)_mm512_mask_add_epi32((__m512i)sums.low, static_cast<__mmask16>(where), (__m512i)sums.low, w);
+    sums.part[0] = (Ints)_mm512_mask_add_epi32((__m512i)sums.part[0], static_cast<__mmask16>(where), (__m512i)sums.part[0], w);
     const auto above = static_cast<__mmask16>(_kshiftri_mask32(where, 16));
-    sums.high = (Ints)_mm512_mask_add_epi32((__m512i)sums.high, above, (__m512i)sums.high, w);
+    sums.part[1] = (Ints)_mm512_mask_add_epi32((__m512i)sums.part[1], above, (__m512i)sums.part[1], w);
+}
 #else
-    const Ints all = Ints{} + static_cast<int32_t>(*lanes);
-    sums.low += ((all & kBits) != 0) & weight;
-    sums.high += (((all >> 16) & kBits) != 0) & weight;
+// All ones in the lanes of a part whose bit is set: shifted to the sign, which is then copied down.
+INLINE Ints lanes_of(uint32_t word, int part) {
+    const Ints all = Ints{} + static_cast<int32_t>(word);
+#if defined(__AVX2__)
+    const Ints up = Ints{31, 30, 29, 28, 27, 26, 25, 24} - part * kWide;
+    return (Ints)_mm256_srai_epi32(_mm256_sllv_epi32((__m256i)all, (__m256i)up), 31);
+#else
+    const int first = part * kWide;
+    const Ints bits = {1 << first, 1 << (first + 1), 1 << (first + 2), static_cast<int32_t>(1u << (first + 3))};
+    return (all & bits) == bits;
 #endif
 }
+INLINE void add_where(const uint32_t* lanes, float weight, Lanes<float>& sums) {
+    const Ints w = (Ints)(Floats{} + weight);
+    for (int p = 0; p < kParts; ++p) sums.part[p] += (Floats)(lanes_of(*lanes, p) & w);
+}
+INLINE void add_where(const uint32_t* lanes, int32_t weight, Lanes<int32_t>& sums) {
+    for (int p = 0; p < kParts; ++p) sums.part[p] += lanes_of(*lanes, p) & weight;
+}
+#endif
 
 INLINE Lanes<float> currents(const Lanes<float>& sums, const float*, int) { return sums; }
 INLINE Lanes<float> currents(const Lanes<int32_t>& sums, const float* scale, int n) {
-    return {scale[n] * __builtin_convertvector(sums.low, Floats), scale[n] * __builtin_convertvector(sums.high, Floats)};
+    Lanes<float> x;
+    for (int p = 0; p < kParts; ++p) x.part[p] = scale[n] * __builtin_convertvector(sums.part[p], Floats);
+    return x;
 }
 
 template <class Sum>
 INLINE Lanes<Sum> load(const Sum* data) {
     Lanes<Sum> lanes;
-    std::memcpy(&lanes.low, data, sizeof lanes.low);
-    std::memcpy(&lanes.high, data + kWide, sizeof lanes.high);
+    std::memcpy(lanes.part, data, sizeof lanes.part);
     return lanes;
 }
 template <class Sum>
 INLINE void store(Sum* data, const Lanes<Sum>& lanes) {
-    std::memcpy(data, &lanes.low, sizeof lanes.low);
-    std::memcpy(data + kWide, &lanes.high, sizeof lanes.high);
+    std::memcpy(data, lanes.part, sizeof lanes.part);
 }
 
 INLINE Floats leaky(float leak, Floats v, Floats x) {
 #if defined(__AVX512F__)
     return (Floats)_mm512_fmadd_ps(_mm512_set1_ps(leak), (__m512)v, (__m512)x);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_fmadd_ps(_mm256_set1_ps(leak), (__m256)v, (__m256)x);
 #else
     Floats u;
     for (int l = 0; l < kWide; ++l) u[l] = __builtin_fmaf(leak, v[l], x[l]);
@@ -309,6 +304,10 @@ INLINE Floats leaky(float leak, Floats v, Floats x) {
 INLINE uint32_t word_of(Ints hit) {
 #if defined(__AVX512F__)
     return _mm512_test_epi32_mask((__m512i)hit, (__m512i)hit);
+#elif defined(__AVX2__)
+    return static_cast<uint32_t>(_mm256_movemask_ps((__m256)hit));
+#elif defined(__SSE2__)
+    return static_cast<uint32_t>(_mm_movemask_ps((__m128)hit));
 #else
     uint32_t word = 0;
     for (int l = 0; l < kWide; ++l) word |= static_cast<uint32_t>(hit[l] & (1 << l));
@@ -319,23 +318,27 @@ INLINE uint32_t word_of(Ints hit) {
 // One neuron in all lanes: its spikes, one bit each; `v` [32] after the reset.
 INLINE uint32_t fire(const Population& p, int n, const Lanes<float>& x, float* v) {
     Lanes<float> u = load(v);
-    u.low = leaky(p.leak[n], u.low, x.low), u.high = leaky(p.leak[n], u.high, x.high);
-    const Ints low = u.low >= p.threshold[n], high = u.high >= p.threshold[n];
-    u.low = (Floats)((Ints)u.low & ~low), u.high = (Floats)((Ints)u.high & ~high);
+    uint32_t word = 0;
+    for (int i = 0; i < kParts; ++i) {
+        u.part[i] = leaky(p.leak[n], u.part[i], x.part[i]);
+        const Ints spikes = u.part[i] >= p.threshold[n];
+        u.part[i] = (Floats)((Ints)u.part[i] & ~spikes);
+        word |= word_of(spikes) << i * kWide;
+    }
     store(v, u);
-    return word_of(low) | word_of(high) << 16;
+    return word;
 }
 
 // Synapse j + k, where j is even, into sums.
 template <Weights kind>
-INLINE void add_synapse(const Synapses& synapses, const uint32_t* spikes, uint32_t j, uint32_t k, Lanes<typename Kind<kind>::Sum>& sums) {
+INLINE void add_synapse(const SynapseLists& synapses, const uint32_t* spikes, uint32_t j, uint32_t k, Lanes<typename Kind<kind>::Sum>& sums) {
     add_where(spikes + synapses.indices[j + k], Kind<kind>::at(synapses.weights, j, k), sums);
 }
 
 // For every postsynaptic neuron: `take(n, sums)`, where the sums start from `from(n)`. Two neurons at a time, as each
 // sum is one long chain of additions.
 template <Weights kind, class From, class Take>
-INLINE void pull(const Synapses& synapses, const uint32_t* spikes, From from, Take take) {
+INLINE void pull(const SynapseLists& synapses, const uint32_t* spikes, From from, Take take) {
     using Sums = Lanes<typename Kind<kind>::Sum>;
     int n = 0;
     for (; n + 1 < synapses.num_lists; n += 2) {
@@ -366,28 +369,15 @@ INLINE void pull(const Synapses& synapses, const uint32_t* spikes, From from, Ta
     }
 }
 
-template <class Sum>
-struct PullScratch {
-    std::vector<float> u;
-    std::vector<Sum> head;
-    std::vector<uint32_t> arriving, spikes;
-
-    void fit(size_t width, size_t largest) {
-        if (u.size() < width * kLanes) u.resize(width * kLanes), arriving.resize(width);
-        if (spikes.size() < largest) spikes.resize(largest), head.resize(kVocab * kLanes);
-    }
-};
-
 template <Weights kind>
-void step_pull(const EventNetwork& net, const EventState& state) {
+static void step_pull(const EventNetwork& net, const EventState& state) {
     using Sum = typename Kind<kind>::Sum;
     using Sums = Lanes<Sum>;
-    static thread_local PullScratch<Sum> scratch;
-    scratch.fit(static_cast<size_t>(net.width), static_cast<size_t>(largest_population(net)));
-    float* u = scratch.u.data();
-    Sum* head = scratch.head.data();
-    uint32_t* arriving = scratch.arriving.data();
-    uint32_t* spikes = scratch.spikes.data();
+    uint8_t* scratch = state.scratch;
+    float* u = take<float>(scratch, net.width * kLanes);
+    Sum* head = take<Sum>(scratch, kVocab * kLanes);
+    uint32_t* arriving = take<uint32_t>(scratch, net.width);
+    uint32_t* spikes = take<uint32_t>(scratch, largest_population(net));
     float* v = state.potentials;
     int64_t* counted = state.spikes;
     const int width = net.width;
@@ -396,9 +386,9 @@ void step_pull(const EventNetwork& net, const EventState& state) {
     for (int lane = 0; lane < kLanes; ++lane) input_currents(net, state, lane, kLanes, u + lane);
     std::memset(head, 0, kVocab * kLanes * sizeof(Sum));
     const auto from_zero = [](int) { return Sums{}; };
-    for (size_t b = 0; b < net.blocks.size(); ++b) {
+    for (int b = 0; b < net.num_blocks; ++b) {
         const EventBlock& block = net.blocks[b];
-        uint32_t* now = sent_before(net, state, static_cast<int>(b), 0);
+        uint32_t* now = sent_before(net, state, b, 0);
         int64_t count = 0;
         for (int d = 0; d < width; ++d) {
             now[d] = fire(block.stream, d, load(u + d * kLanes), v + d * kLanes);
@@ -408,7 +398,7 @@ void step_pull(const EventNetwork& net, const EventState& state) {
         v += static_cast<int64_t>(width) * kLanes;
         for (int k = 0; k < net.num_axon_delays; ++k) {
             const int start = delay_start(net, k), stop = delay_start(net, k + 1);
-            std::memcpy(arriving + start, sent_before(net, state, static_cast<int>(b), k) + start, (stop - start) * sizeof(uint32_t));
+            std::memcpy(arriving + start, sent_before(net, state, b, k) + start, (stop - start) * sizeof(uint32_t));
         }
         count = 0;
         pull<kind>(block.w_in, arriving, from_zero, [&](int n, const Sums& sums) {
@@ -422,7 +412,7 @@ void step_pull(const EventNetwork& net, const EventState& state) {
             if (n >= width) return store(head + (n - width) * kLanes, sums);
             const Lanes<float> x = currents(sums, block.out_scale, n);
             Lanes<float> sum = load(u + n * kLanes);
-            sum.low += x.low, sum.high += x.high;
+            for (int p = 0; p < kParts; ++p) sum.part[p] += x.part[p];
             store(u + n * kLanes, sum);
         });
     }
@@ -437,12 +427,9 @@ void step_pull(const EventNetwork& net, const EventState& state) {
     pull<kind>(net.head, spikes, from_head, [&](int n, const Sums& sums) {
         const Lanes<float> x = currents(sums, net.head_scale, n);
         Lanes<float> y = load(v + n * kLanes);
-        y.low = leaky(net.readout_leak[n], y.low, x.low), y.high = leaky(net.readout_leak[n], y.high, x.high);
+        for (int p = 0; p < kParts; ++p) y.part[p] = leaky(net.readout_leak[n], y.part[p], x.part[p]);
         store(v + n * kLanes, y);
-        for (int l = 0; l < kWide; ++l) {
-            state.logits[l * kVocab + n] = y.low[l] + net.bias[n];
-            state.logits[(l + kWide) * kVocab + n] = y.high[l] + net.bias[n];
-        }
+        for (int l = 0; l < kLanes; ++l) state.logits[l * kVocab + n] = v[n * kLanes + l] + net.bias[n];
     });
 }
 
@@ -453,6 +440,8 @@ INLINE void step(const EventNetwork& net, const EventState& state) {
     else
         step_push<kind>(net, state);
 }
+
+}  // namespace
 
 void step_events(const EventNetwork& network, const EventState& state) {
     switch (network.weights) {

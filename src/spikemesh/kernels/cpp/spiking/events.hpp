@@ -7,8 +7,10 @@
 //
 // Letters: D width of the stream, H hidden neurons of a block, K input delays, A axon delays.
 #pragma once
+#include <cstddef>
 #include <cstdint>
-#include <vector>
+
+#include "../inline.hpp"
 
 namespace spikemesh {
 
@@ -20,7 +22,7 @@ constexpr int kLanes = 32;      // texts in one pull: a spike is one bit of a wo
 constexpr int kMaxNeurons = 1 << 16;  // of one population, so that a synapse's index is 16 bits
 
 // Lists of synapses, one for each neuron on one side: `indices` names the neurons on the other.
-struct Synapses {
+struct SynapseLists {
     int num_lists;
     const uint32_t* starts;  // [num_lists + 1], in synapses
     const uint16_t* indices;
@@ -37,7 +39,7 @@ struct Population {
 // Scales turn sums of integer weights into currents, one per target; null for float weights.
 struct EventBlock {
     Population stream, hidden;
-    Synapses w_in, w_out;
+    SynapseLists w_in, w_out;
     const float* in_scale;
     const float* out_scale;
 };
@@ -48,9 +50,10 @@ struct EventNetwork {
     int width, num_input_delays, num_axon_delays;
     const float* embedding;  // [256, D]
     const float* delay_mix;  // [K, D]
-    std::vector<EventBlock> blocks;
+    int num_blocks;
+    const EventBlock* blocks;
     Population output;
-    Synapses head;  // from the output neurons to the readout
+    SynapseLists head;  // from the output neurons to the readout
     const float* head_scale;  // the last 256 of each out_scale are the same
     const float* readout_leak;
     const float* bias;
@@ -67,7 +70,22 @@ struct EventState {
     uint32_t* sent;          // [blocks, A, D]: bit l is lane l's spike
     int64_t* spikes;         // [populations]: spikes so far, of all lanes
     float* logits;           // [num_lanes, 256]
+    uint8_t* scratch;        // event_scratch(network) bytes, on a cache line
 };
+
+INLINE int largest_population(const EventNetwork& net) {
+    int largest = net.width;
+    for (int b = 0; b < net.num_blocks; ++b)
+        if (net.blocks[b].hidden.size > largest) largest = net.blocks[b].hidden.size;
+    return largest;
+}
+
+// Numbers of four bytes: pull has 32 currents for each channel of the stream and each readout neuron, and a word of spikes
+// for each neuron; push has five numbers or fewer for each neuron, and one for each readout neuron.
+INLINE size_t event_scratch(const EventNetwork& net) {
+    const size_t width = static_cast<size_t>(net.width), largest = static_cast<size_t>(largest_population(net));
+    return 4 * (net.pull ? (width + kVocab) * kLanes + width + largest + 64 : 5 * (largest + 64) + kVocab);
+}
 
 #define SPIKEMESH_DECLARE(isa)                                              \
     namespace isa {                                                         \

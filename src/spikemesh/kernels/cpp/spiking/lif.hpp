@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../inline.hpp"
+
 namespace spikemesh {
 
 struct Lanes {
@@ -38,7 +40,7 @@ struct LifBackward {
 };
 
 // Floats of scratch for one call: backward keeps a tile's potentials; what does not lie in whole vectors is copied.
-inline int64_t lif_scratch(const Lanes& lanes) { return 3 * kMaxTileLanes * lanes.num_steps; }
+INLINE int64_t lif_scratch(const Lanes& lanes) { return 3 * kMaxTileLanes * lanes.num_steps; }
 
 // The lanes of outer first..last. The gradients of leak and threshold are added to [N] doubles.
 #define SPIKEMESH_DECLARE(isa)                                                                                       \

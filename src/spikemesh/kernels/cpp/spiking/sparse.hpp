@@ -21,11 +21,11 @@ constexpr int64_t kTileInputs = 960;     // a quarter of a megabyte on AVX2
 constexpr int64_t kSumInputs = 192;
 static_assert(kTileInputs % kSumInputs == 0);
 
-inline int64_t num_sums(int64_t num_inputs) { return num_inputs == 0 ? 1 : (num_inputs + kSumInputs - 1) / kSumInputs; }
+INLINE int64_t num_sums(int64_t num_inputs) { return num_inputs == 0 ? 1 : (num_inputs + kSumInputs - 1) / kSumInputs; }
 
 struct Range {
     int64_t first, last;
-    int64_t size() const { return last - first; }
+    INLINE_MEMBER int64_t size() const { return last - first; }
 };
 
 // The synapses of sum k of row r are bounds[r * num_sums + k] to the next bound, each with its input, in order.
@@ -44,7 +44,7 @@ struct Activations {
 };
 
 // Floats of scratch for one call of `multiply` or `correlate`.
-inline int64_t tile_size(int64_t num_inputs) { return kMaxPassTokens * (num_inputs < kTileInputs ? num_inputs : kTileInputs); }
+INLINE int64_t tile_size(int64_t num_inputs) { return kMaxPassTokens * (num_inputs < kTileInputs ? num_inputs : kTileInputs); }
 
 // pack_spikes  the features of x [., T] in `range`, to those from `feature` on of bits [blocks, F, 32]; false if there is
 //              anything but 0 and 1

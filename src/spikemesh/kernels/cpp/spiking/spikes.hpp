@@ -4,17 +4,19 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../inline.hpp"
+
 namespace spikemesh {
 
 constexpr int64_t kBlockTokens = 256;
 constexpr int64_t kBlockBytes = kBlockTokens / 8;
 constexpr int64_t kBlockWords = kBlockBytes / 8;
 
-inline int64_t num_blocks(int64_t num_tokens) { return (num_tokens + kBlockTokens - 1) / kBlockTokens; }
-inline int64_t num_words(int64_t num_tokens) { return (num_tokens + 63) / 64; }
+INLINE int64_t num_blocks(int64_t num_tokens) { return (num_tokens + kBlockTokens - 1) / kBlockTokens; }
+INLINE int64_t num_words(int64_t num_tokens) { return (num_tokens + 63) / 64; }
 
 // Where the bits of a neuron's tokens 64 * word .. 64 * word + 63 lie.
-inline int64_t place_of(int64_t word, int64_t neuron, int64_t num_neurons) {
+INLINE int64_t place_of(int64_t word, int64_t neuron, int64_t num_neurons) {
     return (word / kBlockWords * num_neurons + neuron) * kBlockBytes + word % kBlockWords * 8;
 }
 
