@@ -10,6 +10,7 @@ import typer
 from rich.filesize import decimal
 
 from spikemesh.allocator import return_freed_memory
+from spikemesh.cli.companions import folder_facts, print_folder
 from spikemesh.cli.names import encoded, shown
 from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError
@@ -93,6 +94,7 @@ def say(report: AdapterReport, *, as_json: bool) -> None:
                 for leaf in leaves
             ],
             "copies": report.copies,
+            "companions": folder_facts(report.companions),
             "remainder": report.remainder,
             "remainder_bytes": report.remainder_bytes,
             "num_tensors": report.num_tensors,
@@ -114,6 +116,7 @@ def say(report: AdapterReport, *, as_json: bool) -> None:
         print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {shown(report.adapters[leaf.content])}")
     for path, first in report.copies.items():
         print(f"{shown(path)} is a copy of {shown(first)}, and counts once, or adds its weight if weights are given.")
+    print_folder(report.companions)
     if report.remainder_bytes:
         print(f"What rounding lost is in {shown(report.remainder or '')}: {decimal(report.remainder_bytes)}.")
 

@@ -10,6 +10,7 @@ from spikemesh.cli.names import shown, some
 
 if TYPE_CHECKING:
     from spikemesh.checkpoint import MergeReport
+    from spikemesh.checkpoint.companions import Companions
 
 
 def companion_facts(report: MergeReport) -> dict[str, object]:
@@ -38,6 +39,23 @@ def print_companions(report: MergeReport) -> None:
     if carried.differing:
         print(f"Another input has these differently: {some(carried.differing)}.")
     for (why, names), folders in _alike(carried.left).items():
+        print(f"Left behind in {some(folders)}: {some(names)} ({shown(why)}).")
+
+
+def folder_facts(source: Companions | None) -> dict[str, object] | None:
+    """For programs, of a result that can only have the files of one folder."""
+    if source is None:
+        return None
+    return {"from": source.folder, "files": sorted(source.files), "left": source.left}
+
+
+def print_folder(source: Companions | None) -> None:
+    """The same for people."""
+    if source is None:
+        return
+    if source.files:
+        print(f"Configuration and tokenizer are of {shown(source.folder)}: {some(sorted(source.files))}.")
+    for (why, names), folders in _alike({source.folder: source.left}).items():
         print(f"Left behind in {some(folders)}: {some(names)} ({shown(why)}).")
 
 

@@ -41,6 +41,8 @@ class AdapterReport:
     """The adapters that are in it, by content."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """By path: adapters that were given twice, and the path of the one that counts."""
+    companions: Companions | None = None
+    """What stands beside the base: a result that is a folder has its files, and what is left of it is named."""
     remainder: Path | None = None
     remainder_bytes: int = 0
     num_tensors: int
@@ -208,6 +210,7 @@ def report(
         checksum=checksum,
         adapters={leaf.content: a.path for leaf, a in zip(gathered.leaves, gathered.adapters, strict=True)},
         copies=gathered.copies,
+        companions=writing.companions if writing.place.out.is_dir() else None,
         remainder=remainder,
         remainder_bytes=remainder_bytes,
         num_tensors=len(writing.tensors),
