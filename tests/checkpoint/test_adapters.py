@@ -232,7 +232,7 @@ def test_a_base_without_the_targets_is_refused(adapters: list[Path]) -> None:
         )
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+", "(?P<x>a)", ".*.*.*", "a" * 300, "("])
+@pytest.mark.parametrize("pattern", ["(a+)+", "(?P<x>a)", ".*.*.*", "a" * 300, "(", "a?" * 30, "(a|a)" * 30])
 def test_patterns_that_may_take_long_are_refused(tmp_path: Path, pattern: str) -> None:
     write_base(tmp_path / "base.safetensors")
     write_adapter(tmp_path / "a", seed=1, alpha_pattern={pattern: 1})
@@ -263,6 +263,11 @@ def test_adapters_merged_with_each_other_add_what_each_adds(adapters: list[Path]
     assert {name: tensor.tobytes() for name, tensor in one.items()} == {n: t.tobytes() for n, t in all_.items()}
     config = json.loads((folder / "stacked" / "adapter_config.json").read_text())
     assert config["r"] == 9 and config["rank_pattern"] == {"l\\.k_proj": 7}
+
+
+def test_factors_are_never_averaged(adapters: list[Path]) -> None:
+    with pytest.raises(CheckpointError, match="mean of factors"):
+        merge_checkpoints(adapters, out=adapters[0].parent / "mean.safetensors")
 
 
 def test_a_weight_that_no_adapter_can_hold_is_refused(adapters: list[Path]) -> None:

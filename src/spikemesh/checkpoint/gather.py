@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from spikemesh.checkpoint.adapters.adapter import is_adapter
 from spikemesh.checkpoint.checks import check
 from spikemesh.checkpoint.content import CHECKSUM, CONTENT, Kind, sample_hash, tree_hash
 from spikemesh.checkpoint.engine import Ingredients
@@ -106,6 +107,11 @@ class Gathering:
     def open(self, given: Path | Checkpoint) -> Checkpoint:
         if isinstance(given, Checkpoint):
             return given
+        if is_adapter(given):
+            raise CheckpointError(
+                f"{given} is a LoRA adapter, and a mean of factors is not the mean of adapters. `spikemesh merge` of "
+                "adapters alone, with --base for a model, or spikemesh.checkpoint.adapters.merge_adapters, merges what they add."
+            )
         checkpoint = open_checkpoint(given)
         self._stack.callback(checkpoint.close)
         return checkpoint

@@ -132,8 +132,8 @@ def _require_supported(raw: _Config, said: Mapping[str, object], path: Path) -> 
 
 
 def _is_plain(pattern: str) -> bool:
-    """A regular expression that cannot take long: no repeated groups, and few repetitions."""
-    is_short = 0 < len(pattern) <= MAX_PATTERN and len(re.findall(r"[*+{]", pattern)) <= 2
+    """A regular expression that cannot take long: few groups, none repeated, and few repetitions."""
+    is_short = 0 < len(pattern) <= MAX_PATTERN and len(re.findall(r"[*+{?]", pattern)) <= 2 and pattern.count("(") <= 2
     if not is_short or re.search(r"\)[*+?{]|\(\?|\\[0-9]", pattern):
         return False
     try:

@@ -33,6 +33,12 @@ class Gathered:
         integers, divisor = over_one_divisor([leaf.weight for leaf in self.leaves])
         return Weighted(adapters=self.adapters, integers=integers, divisor=divisor)
 
+    def require_untouched(self) -> None:
+        """`InvalidData` if an adapter has been written to since it was opened: then it is not what was hashed."""
+        for adapter in self.adapters:
+            if not all(file.is_untouched for file in adapter.checkpoint.files):
+                raise InvalidData(f"{adapter.path} has changed while it was read. Try again.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Library:

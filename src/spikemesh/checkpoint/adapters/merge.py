@@ -104,6 +104,7 @@ def merge_adapters(
         recipe = AdapterRecipe(base=UNKNOWN, leaves=frozenset(gathered.leaves), dtype=dtype)
         output, engine = writing.work(recipe, remainder, progress, num_threads)
         try:
+            gathered.require_untouched()
             recipe = AdapterRecipe(base=engine.base_hash.hexdigest(), leaves=recipe.leaves, dtype=dtype)
             checksum = engine.checksum.hexdigest()
             remainder_bytes = 0

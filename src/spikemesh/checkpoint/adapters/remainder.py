@@ -38,6 +38,8 @@ from spikemesh.kernels import ELEMENTS, add_products
 REMAINDER_KEY = "spikemesh.remainder"
 FORMAT = 1
 COPY_BYTES = 1 << 20
+LARGEST_PIECE = 10 * STRETCH
+"""More than a bitmap and eight bytes for every element take."""
 
 
 def remainder_path(out: Path) -> Path:
@@ -243,7 +245,10 @@ class Restored:
         number = stretch.start // STRETCH
         if number + 1 >= len(ends):
             raise InvalidData(f"{self._remainder.checkpoint.path} lacks a part of {name[:200]!r}.")
-        piece = bytearray(ends[number + 1] - ends[number])
+        size = ends[number + 1] - ends[number]
+        if size > LARGEST_PIECE:
+            raise InvalidData(f"{self._remainder.checkpoint.path} has a part of {name[:200]!r} that is too long.")
+        piece = bytearray(size)
         codes.read(ends[number], memoryview(piece))
         return bytes(piece)
 

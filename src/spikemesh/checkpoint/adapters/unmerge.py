@@ -67,6 +67,7 @@ def unmerge(
         remaining = left if left.leaves else None
         output, engine = writing.work(remaining, None, progress, num_threads)
         try:
+            gathered.require_untouched()
             if engine.base_hash.hexdigest() != recipe.base:
                 raise InvalidData(
                     f"the base that {merged} was made from does not come back: expected content {recipe.base}. "
