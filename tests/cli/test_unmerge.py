@@ -46,3 +46,15 @@ def test_adapters_without_a_base_stay_one(folder: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+
+
+def test_what_stands_beside_the_base_comes_along_and_is_said(folder: Path) -> None:
+    (folder / "base").mkdir()
+    (folder / "base.safetensors").rename(folder / "base" / "model.safetensors")
+    (folder / "base" / "config.json").write_text('{"dtype": "bfloat16"}')
+    (folder / "base" / "README.md").write_text("of the base")
+    text = said("merge", "a0", "--base", "base", "-o", "out", "--dtype", "f32")
+    assert "Configuration and tokenizer are of base: config.json." in text
+    assert "Left behind in base: README.md (describes that model, not the result)." in text
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert (folder / "out" / "config.json").read_text() == '{"dtype": "float32"}'
