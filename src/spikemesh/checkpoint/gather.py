@@ -110,7 +110,7 @@ class Gathering:
         if is_adapter(given):
             raise CheckpointError(
                 f"{given} is a LoRA adapter, and a mean of factors is not the mean of adapters. `spikemesh merge` of "
-                "adapters alone, with --base for a model, or spikemesh.checkpoint.adapters.merge_adapters, merges what they add."
+                "adapters alone, with --base for a model, merges what they add; in Python, checkpoint.adapters does."
             )
         checkpoint = open_checkpoint(given)
         self._stack.callback(checkpoint.close)
