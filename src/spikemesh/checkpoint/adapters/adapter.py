@@ -17,6 +17,7 @@ from spikemesh.checkpoint.adapters.config import CONFIG_NAME, AdapterConfig, rea
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.errors import CheckpointError, InvalidData
+from spikemesh.files.rim import os_errors
 from spikemesh.kernels import Reals, widen
 
 WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -81,7 +82,8 @@ class Adapter:
 def is_adapter(path: Path) -> bool:
     """Whether `path` is the folder of an adapter, or the file of weights in one."""
     folder = path.parent if path.name in WEIGHT_NAMES else path
-    return (folder / CONFIG_NAME).is_file()
+    with os_errors("opening", path):
+        return (folder / CONFIG_NAME).is_file()
 
 
 def open_adapter(path: Path, stack: ExitStack | None = None) -> Adapter:
