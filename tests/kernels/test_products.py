@@ -172,3 +172,19 @@ def test_sizes_that_do_not_fit_are_refused(name: str) -> None:
         run(name, np.zeros(28, np.uint8), factors, F32, 0, F32)
     with pytest.raises(ValueError, match="divisor"):
         run(name, np.zeros(24, np.uint8), Factors(**{**vars(factors), "divisor": 0}), F32, 0, F32)
+
+
+@pytest.mark.parametrize("element", FLOATS, ids=lambda element: element.name)
+def test_a_bound_beyond_the_range_on_both_sides_decides_nothing(element: Element) -> None:
+    factors = Factors(
+        left_MK=np.ones((1, 1), np.float32),
+        right_KN=np.array([[0.0, 1.0, 2.0**120]], np.float32),
+        weights_K=np.ones(1, np.int64),
+        scales_K=np.array([2.0**900]),
+        divisor=1,
+        reach_K=np.full(1, 2.0**120),
+    )
+    base = bytes_of(np.array([1.0]), element)
+    for name in ALL:
+        out, _, counts = run(name, base, factors, element, 0, element)
+        assert (out, counts.first_overflow) == (base.tobytes(), -1)

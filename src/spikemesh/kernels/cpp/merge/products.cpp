@@ -131,13 +131,15 @@ INLINE Doubles round_sum(const Row<Real>& at, int from_element, const uint8_t* f
     const Doubles x = subtract ? base - sums : base + sums;
     const Doubles bound = at.bound + magnitude(x) * 0x1p-51;
     uint8_t low[8 * kWide], high[8 * kWide];
-    encode(element, format, x - bound, low);
+    const Doubles lowest = encode(element, format, x - bound, low);
     Doubles written = encode(element, format, x + bound, high);
     std::memcpy(to, high, static_cast<size_t>(kWide * format.size));
-    if (std::memcmp(low, high, static_cast<size_t>(at.count * format.size)) == 0 && !any(~(bound <= 0x1p1000))) return written;
+    // What is beyond the range is written alike on both sides of it.
+    const Longs far = ~((bound <= 0x1p1000) & (magnitude(lowest) <= format.largest) & (magnitude(written) <= format.largest));
+    if (std::memcmp(low, high, static_cast<size_t>(at.count * format.size)) == 0 && !any(far)) return written;
     for (int l = 0; l < at.count; ++l) {
         const int size = format.size;
-        const bool certain = std::memcmp(low + l * size, high + l * size, static_cast<size_t>(size)) == 0 && bound[l] <= 0x1p1000;
+        const bool certain = std::memcmp(low + l * size, high + l * size, static_cast<size_t>(size)) == 0 && !far[l];
         if (certain || !(std::fabs(base[l]) <= kLargest)) continue;
         ++wide;
         const Rounding rounding = element == F64 ? Rounding::nearest_even : Rounding::to_odd;
