@@ -90,7 +90,7 @@ def _run(place: Path, stage: Stage, data: Path | None, preset: str, *, full: boo
         show("Making a run: model, masks, and a start calibrated on the text ...")
         with shown_progress() as progress:
             progress.begin("making the start", 0)
-            create_run(founder, data=data, name="demo", preset=preset, seed=stage.seed)
+            create_run(founder, data=data, name="demo", preset=preset, seed=stage.seed, progress=progress)
     if stage.length is None:
         stage.length = _fit_to_this_machine(founder, preset, full=full)
         stage.save(place)
