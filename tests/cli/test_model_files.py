@@ -83,6 +83,19 @@ def test_generate_reads_a_merged_file(run: Run, parents: list[Path], merged: Pat
     assert run("generate", merged, "--length", "5")[0] == 0
 
 
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_a_model_merged_in_half_precision_still_generates(
+    run: Run, parents: list[Path], tmp_path: Path, dtype: str
+) -> None:
+    out = tmp_path / "half.safetensors"
+    merge(parents, out=out, dtype=dtype)
+    assert run("generate", out, "--length", "5")[0] == 0
+    whole = merge(parents, out=None).tensors
+    assert whole is not None
+    read = dense_tensors(load_model_file(out))
+    assert all(np.allclose(read[name], whole[name], rtol=1e-2, atol=1e-3) for name in whole)
+
+
 def test_calibration_rewrites_thresholds_and_nothing_else(parents: list[Path], merged: Path) -> None:
     before = merged.read_bytes()
     report = calibrate_model_file(merged, {parents[0]: 3.0, parents[1]: 1.0}, TEXT)
