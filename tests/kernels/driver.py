@@ -54,14 +54,15 @@ class Driver:
         ).stdout
         return [name for word, name in map(str.split, out.splitlines()) if word == kind]
 
-    def compile_commands(self) -> list[tuple[Path, list[str]]]:
-        """What compiles each source for each instruction set: the object, and the command without its name."""
+    def compile_commands(self) -> list[tuple[Path, list[str], Path]]:
+        """What compiles each source for each instruction set: the object, the command without its name, and where."""
         commands = []
         for entry in json.loads((self.folder / "compile_commands.json").read_text()):
             words = entry["command"].split()
             at = words.index("-o")
             if any(word.startswith("-DISA=") for word in words):
-                commands.append((self.folder / words[at + 1], words[:at] + words[at + 2 :]))
+                directory = Path(entry["directory"])
+                commands.append((directory / words[at + 1], words[:at] + words[at + 2 :], directory))
         return commands
 
 

@@ -32,32 +32,48 @@ def _sections(obj: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def objects() -> dict[Path, str]:
+def shipped() -> dict[Path, str]:
     """The objects and their instruction sets."""
     require_commands("nm", "objdump")
-    commands = native_driver().compile_commands()
-    return {obj: words[[word[:6] for word in words].index("-DISA=")][6:] for obj, words in commands}
+    return {obj: _set_of(words) for obj, words, _ in native_driver().compile_commands()}
 
 
-def test_every_source_is_compiled_for_every_set(objects: dict[Path, str]) -> None:
-    counts = Counter(objects.values())
+@pytest.fixture(scope="module")
+def inlining_nothing(shipped: dict[Path, str], tmp_path_factory: pytest.TempPathFactory) -> dict[Path, str]:
+    """The same from a compiler that leaves every function behind that another one, or its next version, might leave."""
+    folder, result = tmp_path_factory.mktemp("objects"), {}
+    for number, (obj, words, directory) in enumerate(native_driver().compile_commands()):
+        again = folder / f"{number}-{obj.name}"
+        subprocess.run([*words, "-O0", "-w", "-o", again], cwd=directory, check=True)
+        result[again] = shipped[obj]
+    return result
+
+
+def _set_of(words: list[str]) -> str:
+    return next(word for word in words if word.startswith("-DISA=")).removeprefix("-DISA=")
+
+
+def test_every_source_is_compiled_for_every_set(shipped: dict[Path, str]) -> None:
+    counts = Counter(shipped.values())
     assert counts["generic"] >= 9 and len(set(counts.values())) == 1
 
 
-def test_nothing_weak_is_defined(objects: dict[Path, str]) -> None:
-    assert {obj.name: weak for obj in objects if (weak := _defined(obj, WEAK))} == {}
+def test_nothing_weak_is_defined(shipped: dict[Path, str]) -> None:
+    assert {obj: weak for obj in shipped if (weak := _defined(obj, WEAK))} == {}
 
 
-def test_every_name_is_in_the_namespace_of_its_set(objects: dict[Path, str]) -> None:
-    for obj, instruction_set in objects.items():
-        names = _defined(obj, GLOBAL)
+@pytest.mark.parametrize("objects", ["shipped", "inlining_nothing"])
+def test_every_name_tells_its_set(objects: str, request: pytest.FixtureRequest) -> None:
+    for obj, instruction_set in request.getfixturevalue(objects).items():
+        names = _defined(obj, GLOBAL + WEAK)
         assert names, obj
-        for name in names:
-            assert name.startswith(f"spikemesh::{instruction_set}::"), (obj, name)
+        others = [name for name in names if f"spikemesh::{instruction_set}::" not in name]
+        assert others == [], f"{obj} defines what other sets may use, or have too"
 
 
-def test_nothing_runs_when_the_module_is_loaded(objects: dict[Path, str]) -> None:
-    for obj in objects:
+@pytest.mark.parametrize("objects", ["shipped", "inlining_nothing"])
+def test_nothing_runs_when_the_module_is_loaded(objects: str, request: pytest.FixtureRequest) -> None:
+    for obj in request.getfixturevalue(objects):
         sections = _sections(obj)
         assert ".text" in sections
         assert ".init_array" not in sections and ".ctors" not in sections, obj

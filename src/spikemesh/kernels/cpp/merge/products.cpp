@@ -6,7 +6,6 @@
 // that, rounds twice more. Numbers too small for this are left to wide integers.
 #include "products.hpp"
 
-#include <memory>
 #include <new>
 
 #include "elements.hpp"
@@ -30,17 +29,18 @@ typedef double Vector __attribute__((vector_size(8 * kLanes)));
 constexpr int64_t kBlock = 32;         // terms
 constexpr double kSmallest = 0x1p-500;  // factors below this are left to wide integers
 
+// Memory on cache lines; see inline.hpp why not `unique_ptr`.
 class Panel {
   public:
     explicit Panel(int64_t size) : data_(static_cast<double*>(::operator new(static_cast<size_t>(size) * 8, kLine))) {}
-    double* get() const { return data_.get(); }
+    ~Panel() { ::operator delete(data_, kLine); }
+    Panel(const Panel&) = delete;
+    Panel& operator=(const Panel&) = delete;
+    double* get() const { return data_; }
 
   private:
     static constexpr std::align_val_t kLine{64};
-    struct Free {
-        void operator()(double* data) const { ::operator delete(data, kLine); }
-    };
-    std::unique_ptr<double, Free> data_;
+    double* data_;
 };
 
 // kRows rows of `left` times their coefficients, as [k][row], and each row's bound on what its sums are off by.

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../inline.hpp"
+
 namespace spikemesh {
 
 struct Settling {
@@ -21,7 +23,7 @@ struct Inputs {
     int64_t num_inputs, fan_in;
 };
 
-inline int64_t padded_lanes(const Settling& job) { return (job.num_lanes + 15) / 16 * 16; }
+INLINE int64_t padded_lanes(const Settling& job) { return (job.num_lanes + 15) / 16 * 16; }
 
 // Floats of room that `settle` wants, aligned to cache lines.
 inline int64_t settle_scratch(const Settling& job) {
