@@ -6,10 +6,12 @@
 
 namespace spikemesh::ISA {
 
-// Tokens whose sums of one row are made at once, a register each; what else is needed fits beside them.
+// Registers full of tokens whose sums of one row are made at once; what else is needed fits beside them. Spikes come in whole
+// words of bits.
 constexpr int kSums = kRegisters == 32 && kWide == 4 ? 16 : 8;
+constexpr int kSumsOfFloats = kRegisters == 16 ? 12 : kSums;
 constexpr int64_t kPassTokens = kSums * kWide;
-static_assert(kTileTokens % kPassTokens == 0 && kMaxPassTokens % kPassTokens == 0);
+static_assert(kBlockTokens % kPassTokens == 0 && kSumsOfFloats * kWide <= kMaxPassTokens);
 
 // ---- bits -----------------------------------------------------------------------------------------------------------
 
@@ -141,10 +143,12 @@ void multiply(const Synapses& synapses, const Activations& from, Range tokens, f
             else multiply_part(synapses, Fired<16>{bits}, part, from.num_tokens, y);
         });
 #endif
-    for_passes(tokens, kPassTokens, [&](int64_t token, int64_t count) {
+    const int most = from.bits ? kSums : kSumsOfFloats;
+    for_passes(tokens, most * kWide, [&](int64_t token, int64_t count) {
         const auto by = count <= kPassTokens / 8   ? multiply_tiles<kSums / 8>
                         : count <= kPassTokens / 2 ? multiply_tiles<kSums / 2>
-                                                   : multiply_tiles<kSums>;
+                        : count <= kPassTokens     ? multiply_tiles<kSums>
+                                                   : multiply_tiles<kSumsOfFloats>;
         by(synapses, from, token, count, y, tile);
     });
 }
