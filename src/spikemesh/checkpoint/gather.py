@@ -5,91 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from spikemesh.checkpoint.adapters.adapter import is_adapter
 from spikemesh.checkpoint.checks import check
 from spikemesh.checkpoint.content import CHECKSUM, CONTENT, Kind, sample_hash, tree_hash
 from spikemesh.checkpoint.engine import Ingredients
 from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.leaves import Gathered, OpenLeaf, require_same_weight
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Options
-from spikemesh.checkpoint.plan import BASE_NUMBER, Plan, Settings, plan
-from spikemesh.checkpoint.recipe import (
-    BASE,
-    CHECKSUM_KEY,
-    PLAIN,
-    SLERP,
-    Leaf,
-    Recipe,
-    Take,
-    WeightOf,
-    read_recipe,
-)
+from spikemesh.checkpoint.plan import Settings, plan
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, SLERP, Leaf, Recipe, read_recipe
 from spikemesh.checkpoint.selection import Selection, select
+from spikemesh.checkpoint.settings import by_place, of_contents, of_leaves, said_of, settings_of, wanted_of, weighed
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.checkpoint.weights import fitted
-from spikemesh.errors import CheckpointError, InvalidData
+from spikemesh.errors import CheckpointError
 from spikemesh.progress import Progress
 
 EXTRAS = {"base": "--base", "mask": "--mask-from"}
 """What a merge may take beside its inputs, and the options that name it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenLeaf:
-    """One checkpoint that takes part. Its content is None where the long work will be the first to know."""
-
-    checkpoint: Checkpoint
-    weight: Fraction
-    content: str | None = None
-    copies: tuple[Checkpoint, ...] = ()
-    """Other files with the same tensors that were given."""
-    merges: tuple[Checkpoint, ...] = ()
-    """Merges that were given and that it is part of."""
-    places: frozenset[int] = frozenset()
-    """Of the inputs that it, a copy of it, or a merge of it was given as."""
-
-    @property
-    def others(self) -> tuple[Checkpoint, ...]:
-        """What was given in its place."""
-        return self.copies + self.merges
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gathered:
-    """The leaves of a merge, opened and checked."""
-
-    ingredients: Ingredients
-    leaves: Sequence[OpenLeaf]
-    plan: Plan
-    settings: Settings
-    weights_rounded: bool = False
-    """The weights had more digits than fit, and are what is recorded."""
-
-    def recipe(self, contents: Sequence[str], base: str | None, mask: str | None) -> Recipe:
-        """What was merged, once the contents are known."""
-        said = self.settings
-        return Recipe(
-            rule=said.rule,
-            leaves=frozenset(map(Leaf, contents, said.weights)),
-            base=base,
-            mask=mask,
-            dtype=said.dtype,
-            skip=tuple(said.skip),
-            take=tuple(
-                Take(pattern, (BASE,) if BASE_NUMBER in numbers else tuple(sorted(contents[i] for i in numbers)))
-                for pattern, numbers in said.take
-            ),
-            weight_of=tuple(WeightOf(pattern, contents[i], weight) for pattern, i, weight in said.weight_of),
-            integers=said.integers,
-            allow_non_finite=said.allow_non_finite,
-            disjoint=said.disjoint,
-            version=said.version,
-        )
 
 
 class Gathering:
@@ -150,13 +88,13 @@ class Gathering:
             "base": self._extra("base", base, None if made is None else made.base),
             "mask": self._extra("mask", mask, None if made is None else made.mask),
         }
-        wanted = _wanted(options, made)
+        wanted = wanted_of(options, made)
         signed = wanted.rule == "sum"
         if weights is not None and not signed and any(weight < 0 for weight in weights):
             raise ValueError("negative weights need the rule sum: the others are means")
         selection = select(options, [c.path for c in opened], has_base=extras["base"] is not None, signed=signed)
         if made is None:
-            early = _settings(wanted, [Fraction(1)] * len(opened), _by_place(selection, len(opened)))
+            early = settings_of(wanted, [Fraction(1)] * len(opened), by_place(selection, len(opened)))
             check(plan(opened, early, **extras), disjoint=wanted.disjoint)  # before anything is read
             leaves = self._without_copies(opened, weights)
         else:
@@ -177,13 +115,13 @@ class Gathering:
         weights, rounded = fitted(exact, absolute=wanted.rule == "sum")
         scale = weights[0] / exact[0]
         leaves = [replace(leaf, weight=weight) for leaf, weight in zip(leaves, weights, strict=True)]
-        selected = _of_leaves(selection, leaves, scale, divided=wanted.rule != "sum")
+        selected = of_leaves(selection, leaves, scale, divided=wanted.rule != "sum")
         if wanted.integers == "first":
             leaves = [replace(leaf, content=leaf.content or self.content(leaf.checkpoint)) for leaf in leaves]
         if not selection.take and not selection.weight_of:
             numbers = {leaf.content: i for i, leaf in enumerate(leaves) if leaf.content is not None}
-            selected = _of_contents(wanted, numbers)
-        return _checked(leaves, extras, _settings(wanted, weights, selected, leaves), rounded)
+            selected = of_contents(wanted, numbers)
+        return _checked(leaves, extras, settings_of(wanted, weights, selected, leaves), rounded)
 
     def from_recipe(
         self, recipe: Recipe, given: Sequence[Path], *, base: Path | Checkpoint | None, mask: Path | Checkpoint | None
@@ -208,7 +146,7 @@ class Gathering:
         leaves = self._leaves(recipe, copies)
         numbers = {str(leaf.content): i for i, leaf in enumerate(leaves)}
         weights = [leaf.weight for leaf in leaves]
-        return _checked(leaves, extras, _settings(recipe, weights, _of_contents(recipe, numbers), leaves), False)
+        return _checked(leaves, extras, settings_of(recipe, weights, of_contents(recipe, numbers), leaves), False)
 
     def _extra(self, name: str, given: Path | Checkpoint | None, content: str | None) -> Checkpoint | None:
         """The base or mask of a merge: what the user gives, or where this machine saw that of an earlier merge."""
@@ -260,7 +198,7 @@ class Gathering:
         """The leaves of everything, each opened, by the weights of what they were given as."""
         base, mask = (None if extra is None else self.content(extra) for extra in (extras["base"], extras["mask"]))
         joined = replace(wanted, base=base, mask=mask)
-        said = _said(joined, options)
+        said = said_of(joined, options)
         copies: dict[str, list[tuple[int, Checkpoint]]] = {}
         merges: dict[str, list[tuple[int, Checkpoint]]] = {}
         added: dict[str, Fraction] = {}
@@ -274,9 +212,9 @@ class Gathering:
                 for leaf in recipe.leaves:
                     merges.setdefault(leaf.content, []).append((place, checkpoint))
             recipe = replace(recipe, **said)
-            weighed = _weighed(recipe, None if weights is None else weights[place], options.by_leaves)
-            joined = joined.join(weighed)
-            for leaf in weighed.leaves:
+            shares = weighed(recipe, None if weights is None else weights[place], options.by_leaves)
+            joined = joined.join(shares)
+            for leaf in shares.leaves:
                 added[leaf.content] = added.get(leaf.content, Fraction()) + leaf.weight
         if weights is not None:
             joined = replace(joined, leaves=frozenset(Leaf(content, total) for content, total in added.items()))
@@ -317,7 +255,7 @@ class Gathering:
                 copies=tuple(files[1:]),
                 places=frozenset(place for place, _ in given),
             )
-            _require_same_weight(leaves.setdefault(leaf.content, found), found)
+            require_same_weight(leaves.setdefault(leaf.content, found), found)
         if missing:
             raise CheckpointError(
                 f"to merge a merged file again, the files it was made from are needed, and {len(missing)} of "
@@ -329,92 +267,6 @@ class Gathering:
     def _find(self, content: str) -> list[Checkpoint]:
         path = self._known.find(content)
         return [] if path is None else [self.open(path)]
-
-
-def _wanted(options: Options, made: Recipe | None) -> Recipe:
-    """What was asked for, or as the merged inputs were made, or the default. Without what names inputs by content."""
-    like = made or PLAIN
-    return replace(
-        like,
-        leaves=frozenset(),
-        rule=options.rule or like.rule,
-        dtype=options.dtype or like.dtype,
-        skip=tuple(options.skip) or like.skip,
-        integers=options.integers or like.integers,
-        allow_non_finite=options.allow_non_finite or like.allow_non_finite,
-        disjoint=options.disjoint or like.disjoint,
-        version=PLAIN.version,
-    )
-
-
-def _said(wanted: Recipe, options: Options) -> dict[str, Any]:
-    """What a user says of exceptions counts for all leaves, however they were merged before."""
-    names = [name for name in ("skip", "integers") if getattr(options, name)]
-    names += ["take", "weight_of"] if options.take or options.weight_of else []
-    return {name: getattr(wanted, name) for name in names}
-
-
-def _weighed(recipe: Recipe, weight: Fraction | None, by_leaves: bool) -> Recipe:
-    """The leaves of one input with the weights that they have in the whole."""
-    if weight is None:
-        return recipe.counted()
-    return recipe.counted().scaled(weight) if by_leaves else recipe.shared(weight)
-
-
-Selected = tuple[Sequence[tuple[str, frozenset[int]]], Sequence[tuple[str, int, Fraction]]]
-"""`Settings.take` and `Settings.weight_of`."""
-
-
-def _by_place(selection: Selection, num_inputs: int) -> Selected:
-    """As if every input were a leaf."""
-    take = [(pattern, frozenset({BASE_NUMBER if i is None else i})) for pattern, i in selection.take]
-    return take, selection.weight_of
-
-
-def _of_leaves(selection: Selection, leaves: Sequence[OpenLeaf], scale: Fraction, *, divided: bool) -> Selected:
-    """An input is the leaves that it stands for; its weight is divided over them as their weights are."""
-
-    def of(place: int | None) -> list[int]:
-        return [BASE_NUMBER] if place is None else [i for i, leaf in enumerate(leaves) if place in leaf.places]
-
-    weight_of = []
-    for pattern, place, weight in selection.weight_of:
-        numbers = of(place)
-        total = sum((leaves[i].weight for i in numbers), Fraction())
-        for i in numbers:
-            share = leaves[i].weight / total if divided else Fraction(1)
-            weight_of.append((pattern, i, weight * scale * share))
-    return [(pattern, frozenset(of(place))) for pattern, place in selection.take], weight_of
-
-
-def _of_contents(recipe: Recipe, numbers: Mapping[str, int]) -> Selected:
-    """As a recipe says it. `CheckpointError` for what is none of the leaves."""
-    named = [content for take in recipe.take for content in take.contents] + [w.content for w in recipe.weight_of]
-    numbers = {**numbers, BASE: BASE_NUMBER}
-    strangers = [content for content in named if content not in numbers]
-    if strangers:
-        raise CheckpointError(f"the recipe takes tensors from content {strangers[0]}, which is none of its inputs.")
-    take = [(take.pattern, frozenset(numbers[content] for content in take.contents)) for take in recipe.take]
-    return take, [(weight.pattern, numbers[weight.content], weight.weight) for weight in recipe.weight_of]
-
-
-def _settings(
-    wanted: Recipe, weights: Sequence[Fraction], selected: Selected, leaves: Sequence[OpenLeaf] = ()
-) -> Settings:
-    contents = sorted(leaf.content or "" for leaf in leaves)
-    return Settings(
-        rule=wanted.rule,
-        dtype=wanted.dtype,
-        weights=weights,
-        skip=wanted.skip,
-        take=selected[0],
-        weight_of=selected[1],
-        integers=wanted.integers,
-        ranks=[contents.index(leaf.content or "") for leaf in leaves] or range(len(weights)),
-        allow_non_finite=wanted.allow_non_finite,
-        disjoint=wanted.disjoint,
-        version=wanted.version,
-    )
 
 
 def _checked(
@@ -435,26 +287,5 @@ def _checked(
     return Gathered(ingredients=ingredients, leaves=leaves, plan=planned, settings=settings, weights_rounded=rounded)
 
 
-def _require_same_weight(one: OpenLeaf, other: OpenLeaf) -> None:
-    if one.weight != other.weight:
-        raise CheckpointError(
-            f"{one.checkpoint.path} and {other.checkpoint.path} are the same checkpoint, with the weights {one.weight} "
-            f"and {other.weight} in what was merged. It counts once: give every input a weight, and what reaches one "
-            "checkpoint adds up; or take merged files as they are with --as-is."
-        )
-
-
 def _content_text(content: str | None) -> str:
     return "none" if content is None else f"content {content}"
-
-
-def check_contents(gathered: Gathered, contents: Sequence[str], known: KnownFiles) -> None:
-    """`InvalidData` if a leaf is not what it was taken for: it has changed while it was read, or under our index."""
-    for leaf, seen in zip(gathered.leaves, contents, strict=True):
-        if leaf.content not in (None, seen):
-            known.remember(leaf.checkpoint, seen)
-            raise InvalidData(
-                f"{leaf.checkpoint.path} has changed: expected content {leaf.content}, read {seen}. Try again."
-            )
-    if len(set(contents)) < len(contents):  # what told them apart before is gone
-        raise InvalidData("two of the inputs have become the same while they were read. Try again.")

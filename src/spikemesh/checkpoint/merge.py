@@ -13,8 +13,9 @@ from spikemesh.checkpoint import model_config
 from spikemesh.checkpoint.companions import Carried, beside, choose, survey
 from spikemesh.checkpoint.content import CHECKSUM
 from spikemesh.checkpoint.engine import Engine, Ingredients, Sink
-from spikemesh.checkpoint.gather import Gathered, Gathering, OpenLeaf, check_contents
+from spikemesh.checkpoint.gather import Gathering
 from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.leaves import Gathered, OpenLeaf, check_contents
 from spikemesh.checkpoint.memory import MemorySink, StateDict, is_torch, open_state_dict, require_numpy_has
 from spikemesh.checkpoint.names import Respelling
 from spikemesh.checkpoint.naming import common_stem

@@ -12,8 +12,9 @@ import numpy as np
 
 from spikemesh.checkpoint.adapters.recipe import AdapterRecipe
 from spikemesh.checkpoint.engine import Engine
-from spikemesh.checkpoint.gather import Gathering, check_contents
+from spikemesh.checkpoint.gather import Gathering
 from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.leaves import check_contents
 from spikemesh.checkpoint.merge import carried_metadata, result_metadata
 from spikemesh.checkpoint.naming import is_index
 from spikemesh.checkpoint.recipe import ADAPTERS_KEY, Recipe, read_recipe
