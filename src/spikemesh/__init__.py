@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spikemesh.checkpoint import inspect, merge, verify
+    from spikemesh.checkpoint import inspect, merge, unmerge, verify
 
-__all__ = ["inspect", "merge", "verify"]
+__all__ = ["inspect", "merge", "unmerge", "verify"]
 __version__ = "0.1.0"
 
 

@@ -17,7 +17,8 @@ from spikemesh.checkpoint import merge as merge_checkpoints
 from spikemesh.checkpoint.adapters import AdapterReport, merge_adapters, stack_adapters, unmerge
 from spikemesh.checkpoint.adapters.remainder import remainder_path
 from spikemesh.checkpoint.known import CACHE_VARIABLE
-from spikemesh.errors import CheckpointError, InvalidData
+from spikemesh.checkpoint.output import Output
+from spikemesh.errors import CheckpointError, InvalidData, StoreError
 from tests.checkpoint.adapter_folders import SHAPES, Matrix, write_adapter, write_base
 
 WEIGHTS = ("0.7", "-1", "2/3", "1")
@@ -263,6 +264,45 @@ def test_adapters_merged_with_each_other_add_what_each_adds(adapters: list[Path]
     assert {name: tensor.tobytes() for name, tensor in one.items()} == {n: t.tobytes() for n, t in all_.items()}
     config = json.loads((folder / "stacked" / "adapter_config.json").read_text())
     assert config["r"] == 9 and config["rank_pattern"] == {"l\\.k_proj": 7}
+
+
+def test_an_adapter_of_adapters_takes_along_what_stands_beside_one_of_them(tmp_path: Path) -> None:
+    adapters = [tmp_path / text for text in ("light", "heavy")]
+    for seed, path in enumerate(adapters):
+        write_adapter(path, seed=seed, rank=4)
+        (path / "tokenizer.json").write_text(path.name)
+        (path / "README.md").write_text("scores")
+    out = tmp_path / "stacked"
+    report = stack_adapters(adapters, out=out, weights=["0.5", "1"])
+    assert report.companions.source is not None and report.companions.source.folder == adapters[1]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+    ]
+    assert (out / "tokenizer.json").read_text() == "heavy"
+    assert set(report.companions.left) == set(adapters), "README is left behind, and named"
+
+
+def test_an_adapter_of_adapters_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapters, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "stacked"
+    for seed, path in enumerate(adapters):
+        write_adapter(path, seed=seed, rank=4)
+    stack_adapters(adapters[:1], out=out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    listing = sorted(path.name for path in out.parent.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "_rename", _fail)
+        with pytest.raises(StoreError):
+            stack_adapters(adapters, out=out, force=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in out.parent.iterdir()) == listing
+    stack_adapters(adapters, out=out, force=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} != before
+
+
+def _fail(_: Output) -> None:
+    raise StoreError("no")
 
 
 def test_factors_are_never_averaged(adapters: list[Path]) -> None:

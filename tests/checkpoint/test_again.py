@@ -95,6 +95,41 @@ def test_a_preview_says_what_the_merge_does(folder: Path, inputs: list[Path]) ->
     assert sorted(path.suffix for path in folder.iterdir() if path.is_file()) == [".safetensors"] * 5
 
 
+def model(folder: Path, value: float, tokenizer: str) -> Path:
+    folder.mkdir()
+    write_safetensors(folder / "model.safetensors", {"w": f32(value)})
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(tokenizer)
+    (folder / "README.md").write_text("scores")
+    return folder
+
+
+def test_a_preview_says_what_would_stand_beside_the_weights(folder: Path) -> None:
+    models = [model(folder / "a", 1, "of a"), model(folder / "b", 3, "of b")]
+    found = preview(models, out=folder / "out", weights=[1, 2]).companions
+    assert found.source is not None and found.source.folder == models[1]
+    assert sorted(found.files) == ["config.json", "tokenizer.json"] and found.differing == ("tokenizer.json",)
+    assert {path: list(names) for path, names in found.left.items()} == {path: ["README.md"] for path in models}
+    assert preview(models, companions_from=models[0]).companions.source.folder == models[0]  # type: ignore[union-attr]
+    one = preview(models, out=folder / "out.safetensors", weights=[1, 2]).companions
+    assert one.source is None and "tokenizer.json" in one.left[models[0]]
+
+
+def test_a_merge_again_takes_along_what_the_merge_took(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "models").mkdir()
+    models = [model(folder / "models" / "a", 1, "of a"), model(folder / "models" / "b", 3, "of b")]
+    merge(models, out=folder / "out", weights=[1, 2])
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "empty"))
+    recipe = recipe_of(folder / "out")
+    again = merge_again(recipe, out=folder / "again", from_folder=folder / "models")
+    assert again.companions is not None and again.companions.source is not None
+    assert {p.name: p.read_bytes() for p in (folder / "again").iterdir()} == {
+        p.name: p.read_bytes() for p in (folder / "out").iterdir()
+    }
+    merge_again(recipe, out=folder / "other", from_folder=folder / "models", companions_from=models[0])
+    assert (folder / "other" / "tokenizer.json").read_text() == "of a"
+
+
 def test_a_file_of_an_earlier_version_is_read_verified_and_merged(folder: Path) -> None:
     """Its record has no options; it kept nothing of what the base alone has, and names as they were."""
     a, b = (write_safetensors(folder / f"{n}.safetensors", {"w": f32(v)}) for n, v in (("a", 1), ("b", 3)))

@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from spikemesh.checkpoint import merge as merge_files
+from spikemesh.checkpoint import unmerge
 from spikemesh.checkpoint.known import CACHE_VARIABLE
 from spikemesh.cli.merge import parse_size
 from tests.checkpoint.files import (
@@ -108,6 +109,14 @@ def test_what_stands_beside_the_weights_is_said(run: Run, files: Path) -> None:
         "changed": [{"key": "dtype", "before": "float32", "after": "float16"}],
         "left": {name: {"README.md": "describes that model, not the result"} for name in "xy"},
     }
+    code, stdout, _ = run(*arguments, "--dry-run")
+    assert code == 0 and stdout.splitlines()[-3:] == [
+        "Configuration and tokenizer are of x: config.json.",
+        "Left behind in x, y: README.md (describes that model, not the result).",
+        "Left behind in y: vocab.txt (not in x).",
+    ]
+    _, stdout, _ = run(*arguments, "--dry-run", "--json")
+    assert json.loads(stdout)["companions"]["files"] == ["config.json"]
 
 
 def test_a_small_result_takes_a_small_disk(run: Run, files: Path) -> None:
@@ -290,3 +299,4 @@ def test_python_has_the_same(files: Path) -> None:
     assert spikemesh.verify("out.safetensors", ["a.safetensors", "b.safetensors"]).differences == ()
     assert spikemesh.inspect("out.safetensors").checksum == report.checksum
     assert spikemesh.merge is merge_files
+    assert spikemesh.unmerge is unmerge and "bit for bit" in (unmerge.__doc__ or "")

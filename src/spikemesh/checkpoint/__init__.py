@@ -1,5 +1,6 @@
 """Whole checkpoints as files: merge, verify and inspect, out of core, any model, no torch for safetensors."""
 
+from spikemesh.checkpoint.adapters.unmerge import unmerge
 from spikemesh.checkpoint.again import merge_again, recipe_of, seen_names
 from spikemesh.checkpoint.inspect import InspectReport, TensorReport, inspect
 from spikemesh.checkpoint.merge import MergeReport, merge
@@ -41,5 +42,6 @@ __all__ = [
     "recipe_of",
     "seen_names",
     "to_toml",
+    "unmerge",
     "verify",
 ]

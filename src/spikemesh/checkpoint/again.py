@@ -10,7 +10,7 @@ from pathlib import Path
 from spikemesh.checkpoint.gather import Gathering
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.merge import MergeReport, PathLike, Run
-from spikemesh.checkpoint.naming import is_index
+from spikemesh.checkpoint.naming import KNOWN, is_index, stem_of
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Place
 from spikemesh.checkpoint.place import check_free
@@ -44,6 +44,7 @@ def merge_again(
     *,
     out: PathLike,
     from_folder: PathLike | None = None,
+    companions_from: PathLike | None = None,
     shard_bytes: int | None = None,
     force: bool = False,
     progress: Progress = SILENT,
@@ -51,9 +52,12 @@ def merge_again(
 ) -> MergeReport:
     """The merge that a recipe says. Inputs, base and mask are found by content: among `inputs`, in `from_folder` and
     the folders in it, or where this machine saw them last. `CheckpointError` names what is not found.
+
+    A folder takes along what the merge took, by the same rule: of an input in `from_folder` its whole folder counts.
     """
     began = time.monotonic()
-    place = Place(out=Path(out), shard_bytes=shard_bytes, force=force)
+    source = None if companions_from is None else Path(companions_from)
+    place = Place(out=Path(out), companions_from=source, shard_bytes=shard_bytes, force=force)
     check_free(place.out, force=force, shard_bytes=shard_bytes)
     with ExitStack() as stack:
         known = KnownFiles()
@@ -77,7 +81,18 @@ def _checkpoints_in(folder: Path) -> Iterator[Path]:
         raise CheckpointError(f"{folder} is not a folder. Expected one that holds the checkpoints of the recipe.")
     for path in sorted(folder.rglob("*")):
         if path.is_file() and (path.suffix in SUFFIXES or is_index(path.name)):
-            yield path
+            yield _published(path)
+
+
+def _published(path: Path) -> Path:
+    """The folder, if that is a model of which this file holds the weights: then its configuration is found too."""
+    if KNOWN.fullmatch(stem_of(path.name)):
+        try:
+            with closing(open_checkpoint(path.parent)) as whole:
+                return whole.path if whole.files[0].path == path else path
+        except (InvalidData, CheckpointError):
+            pass
+    return path
 
 
 def _by_content(gathering: Gathering, candidates: Sequence[Path], wanted: set[str | None]) -> dict[str, Path]:

@@ -178,7 +178,7 @@ class Run:
     def into(self, place: Place) -> MergeReport:
         """Whole, or not at all; what this machine learns of files is remembered."""
         gathered, results = self.gathered, self._results
-        companions = _companions(gathered, place)
+        companions = companions_of(gathered, place.out, place.companions_from)
         carried = carried_metadata(gathered.leaves)
         check_space(place.out.parent, sum(result.size_bytes for result in results) + companions.size_bytes)
         output = Output(
@@ -292,19 +292,17 @@ def _said(copies: Sequence[Checkpoint]) -> dict[str, str]:
     return {key: text for key, (text, *more) in texts.items() if not more}
 
 
-def _companions(gathered: Gathered, place: Place) -> Carried:
-    """What the result takes along, and what stays behind."""
+def companions_of(gathered: Gathered, out: Path | None, companions_from: Path | None) -> Carried:
+    """What the result takes along, and what stays behind; without `out` it is a folder."""
     copies = [(leaf.weight, copy) for leaf in gathered.leaves for copy in (leaf.checkpoint, *leaf.others)]
     candidates = [(weight, seen) for weight, copy in copies if (seen := beside(copy)) is not None]
     base = gathered.ingredients.base
     first = None if base is None else beside(base)
-    if place.companions_from is not None:
-        first = survey(place.companions_from)
+    if companions_from is not None:
+        first = survey(companions_from)
         if not first.files:
-            raise CheckpointError(
-                f"{place.companions_from} has no configuration to take along. Name the folder of a model."
-            )
-    return choose(candidates, first=first, one_file=is_file_name(place.out))
+            raise CheckpointError(f"{companions_from} has no configuration to take along. Name the folder of a model.")
+    return choose(candidates, first=first, one_file=out is not None and is_file_name(out))
 
 
 def _config(

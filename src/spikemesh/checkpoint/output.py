@@ -196,9 +196,9 @@ class Output:
             place.file.write(place.offset + start, data)
 
     def finish(self, metadata: Mapping[str, str], changed: Mapping[str, bytes] | None = None) -> None:
-        """Write headers, index and companions that are `changed`, and give the result its name. What is replaced is
-        gone then, so the new bytes are durable before, and readable. `CheckpointError` if something has come there
-        meanwhile.
+        """Write headers, index and companions that are `changed` or new, and give the result its name. What is
+        replaced is gone then, so the new bytes are durable before, and readable. `CheckpointError` if something has
+        come there meanwhile.
         """
         with os_errors("writing", self.out):
             is_replacing = is_there(self.out)
@@ -230,7 +230,7 @@ class Output:
     def _finish_folder(self, changed: Mapping[str, bytes], durable: bool) -> None:
         for name, text in changed.items():
             (self._temporary / name).write_bytes(text)
-        written = [*self._companions]
+        written = list({**self._companions, **changed})
         if len(self._files) > 1:
             index = {"metadata": {"total_size": self.num_bytes}, "weight_map": dict(sorted(self._index.items()))}
             text = msgspec.json.format(msgspec.json.encode(index), indent=2)

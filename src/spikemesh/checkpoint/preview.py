@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Unpack
 
+from spikemesh.checkpoint.companions import Carried
 from spikemesh.checkpoint.gather import Gathering
 from spikemesh.checkpoint.known import KnownFiles
-from spikemesh.checkpoint.merge import Input, gather
+from spikemesh.checkpoint.merge import Input, PathLike, companions_of, gather
 from spikemesh.checkpoint.names import Respelling
 from spikemesh.checkpoint.options import Choices, Options
 from spikemesh.checkpoint.plan import BASE_NUMBER, MergedTensor, Plan
@@ -44,18 +46,26 @@ class Preview:
     tensors: Sequence[PlannedTensor]
     skipped: tuple[str, ...]
     left_out: Mapping[str, tuple[str, ...]]
+    companions: Carried
+    """Configuration, tokenizer and the like: from which one input, and what would be left behind."""
     result_bytes: int
 
 
 def preview(
     inputs: Sequence[Input],
     *,
+    out: PathLike | None = None,
     base: Input | None = None,
     mask_from: Input | None = None,
     weights: Sequence[Weight] | None = None,
+    companions_from: PathLike | None = None,
     **choices: Unpack[Choices],
 ) -> Preview:
-    """What `merge` of the same arguments would do, and its refusals as far as tables tell. Nothing is written."""
+    """What `merge` of the same arguments would do, and its refusals as far as tables tell. Nothing is written.
+
+    Without `out` a folder is meant, which takes along what stands beside the weights.
+    """
+    source = None if companions_from is None else Path(companions_from)
     with ExitStack() as stack:
         gathering = Gathering(stack, KnownFiles(), SILENT, quick=True)
         gathered = gather(gathering, inputs, base, mask_from, weights, Options(**choices))
@@ -73,6 +83,7 @@ def preview(
                 for table in plan.inputs
                 if table.checkpoint.left_out
             },
+            companions=companions_of(gathered, None if out is None else Path(out), source),
             result_bytes=sum(tensor.result.size_bytes for tensor in plan.tensors),
         )
 

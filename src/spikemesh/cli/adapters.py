@@ -10,7 +10,7 @@ import typer
 from rich.filesize import decimal
 
 from spikemesh.allocator import return_freed_memory
-from spikemesh.cli.companions import folder_facts, print_folder
+from spikemesh.cli.companions import carried_facts, folder_facts, print_carried, print_folder
 from spikemesh.cli.names import encoded, shown
 from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError
@@ -73,7 +73,10 @@ def merge_adapters(
                 raise ValueError("adapters without --base stay one small adapter: leave out the other options")
             else:
                 say_stacked(
-                    stack_adapters(inputs, out=out, weights=weights, rule=rule or "sum", force=force), as_json=as_json
+                    stack_adapters(
+                        inputs, out=out, weights=weights, rule=rule or "sum", force=force, progress=progress
+                    ),
+                    as_json=as_json,
                 )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
@@ -128,6 +131,7 @@ def say_stacked(report: StackReport, *, as_json: bool) -> None:
             "out": report.out,
             "adapters": [{"path": path, "weight": weight} for path, weight in report.adapters.items()],
             "copies": report.copies,
+            **carried_facts(report.companions),
             "rank": report.rank,
             "num_modules": report.num_modules,
         }
@@ -141,3 +145,4 @@ def say_stacked(report: StackReport, *, as_json: bool) -> None:
         print(f"  weight {weight}  {shown(path)}")
     for path, first in report.copies.items():
         print(f"{shown(path)} is a copy of {shown(first)}, and counts once, or adds its weight if weights are given.")
+    print_carried(report.companions)

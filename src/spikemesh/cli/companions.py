@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikemesh.cli.names import shown, some
 
 if TYPE_CHECKING:
-    from spikemesh.checkpoint import MergeReport
-    from spikemesh.checkpoint.companions import Companions
+    from spikemesh.checkpoint.companions import Carried, Companions
+    from spikemesh.checkpoint.model_config import Change
 
 
-def companion_facts(report: MergeReport) -> dict[str, object]:
+def carried_facts(carried: Carried | None, changes: Sequence[Change] = ()) -> dict[str, object]:
     """For programs."""
-    carried = report.companions
     assert carried is not None, "a file or a folder was written"
     return {
         "companions": {
             "from": None if carried.source is None else carried.source.folder,
             "files": sorted(carried.files),
-            "changed": report.config_changes,
+            "changed": changes,
             "left": {str(folder): names for folder, names in carried.left.items()},
         },
         "differing_companions": carried.differing,
     }
 
 
-def print_companions(report: MergeReport) -> None:
+def print_carried(carried: Carried | None, changes: Sequence[Change] = ()) -> None:
     """For people."""
-    carried = report.companions
     assert carried is not None, "a file or a folder was written"
     if carried.source is not None:
         print(f"Configuration and tokenizer are of {shown(carried.source.folder)}: {some(sorted(carried.files))}.")
-    for change in report.config_changes:
+    for change in changes:
         print(f"In its config.json, {change.key} was {change.before} and is {change.after}, as the tensors are.")
     if carried.differing:
         print(f"Another input has these differently: {some(carried.differing)}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
+from spikemesh.cli.companions import carried_facts, print_carried
 from spikemesh.cli.names import encoded, shown, some
 
 if TYPE_CHECKING:
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
 
 def foresee(
     inputs: list[Path],
+    out: Path,
     base: Path | None,
     mask_from: Path | None,
     weights: list[str] | None,
+    companions_from: Path | None,
     choices: Choices,
     *,
     as_json: bool,
@@ -29,11 +33,20 @@ def foresee(
     from spikemesh.checkpoint import preview
 
     try:
-        found = preview(inputs, base=base, mask_from=mask_from, weights=weights, **choices)
+        found = preview(
+            inputs,
+            out=out,
+            base=base,
+            mask_from=mask_from,
+            weights=weights,
+            companions_from=companions_from,
+            **choices,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if as_json:
-        print(msgspec.json.encode(found, enc_hook=encoded).decode())
+        facts = {field.name: getattr(found, field.name) for field in fields(found)} | carried_facts(found.companions)
+        print(msgspec.json.encode(facts, enc_hook=encoded).decode())
     else:
         _print(found)
 
@@ -56,3 +69,4 @@ def _print(found: Preview) -> None:
         print(f"{len(found.skipped)} left out, as was asked for: {some(found.skipped)}.")
     for path, left in found.left_out.items():
         print(f"Left out of {shown(path)}, because it is no tensor: {some(left)}.")
+    print_carried(found.companions)

@@ -16,7 +16,7 @@ import typer
 from rich.filesize import decimal
 
 from spikemesh.cli.adapters import are_adapters, merge_adapters
-from spikemesh.cli.companions import companion_facts, print_companions
+from spikemesh.cli.companions import carried_facts, print_carried
 from spikemesh.cli.foresight import foresee
 from spikemesh.cli.names import encoded, shown, some
 from spikemesh.cli.progress import shown_progress
@@ -24,6 +24,7 @@ from spikemesh.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from spikemesh.checkpoint import Choices, MergeReport
+    from spikemesh.checkpoint.options import Place
     from spikemesh.train import CalibrationReport
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -130,9 +131,12 @@ def merge(
         "disjoint": disjoint,
     }
     if recipe is not None or again is not None:
+        from spikemesh.checkpoint.options import Place
+
         if base or weight or mask_from or calibrate or dry_run or any(choices.values()):
             raise typer.BadParameter("a recipe says everything: give files, --from-folder, OUT and how it is written")
-        repeat(recipe, again, inputs, from_folder, out, shard_bytes=shard_bytes, force=force, as_json=as_json)
+        written = Place(out=out, companions_from=companions_from, shard_bytes=shard_bytes, force=force)
+        repeat(recipe, again, inputs, from_folder, written, as_json=as_json)
         return
     if are_adapters(inputs):
         others = {name: value for name, value in choices.items() if name not in ("rule", "dtype")}
@@ -154,7 +158,7 @@ def merge(
     if keep_remainder:
         raise typer.BadParameter("--keep-remainder is for adapters; whole checkpoints are merged again from the others")
     if dry_run:
-        foresee(inputs, base, mask_from, weight, choices, as_json=as_json)
+        foresee(inputs, out, base, mask_from, weight, companions_from, choices, as_json=as_json)
         return
     from spikemesh.checkpoint import check_free
     from spikemesh.checkpoint import merge as run
@@ -203,10 +207,8 @@ def repeat(
     again: Path | None,
     inputs: list[Path],
     from_folder: Path | None,
-    out: Path,
+    place: Place,
     *,
-    shard_bytes: int | None,
-    force: bool,
     as_json: bool,
 ) -> None:
     """Merge as a recipe says, of a file or of a merged file."""
@@ -217,10 +219,11 @@ def repeat(
         report = merge_again(
             said,
             inputs,
-            out=out,
+            out=place.out,
             from_folder=from_folder,
-            shard_bytes=shard_bytes,
-            force=force,
+            companions_from=place.companions_from,
+            shard_bytes=place.shard_bytes,
+            force=place.force,
             progress=progress,
         )
     if as_json:
@@ -278,7 +281,7 @@ def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[s
         "non_finite": report.non_finite,
         "left_out": report.left_out,
         "vanished": report.vanished,
-        **companion_facts(report),
+        **carried_facts(report.companions, report.config_changes),
         "bytes_read": report.bytes_read,
         "bytes_written": report.bytes_written,
         "seconds": report.seconds,
@@ -297,7 +300,7 @@ def _print(report: MergeReport, calibration: CalibrationReport | None) -> None:
         print(f"  weight {leaf.weight}  content {leaf.content[:16]}  {shown(report.leaves[leaf.content])}")
     for line in remarks(report):
         print(line)
-    print_companions(report)
+    print_carried(report.companions, report.config_changes)
     if calibration is not None:
         print(
             f"Calibrated: firing rates were up to {calibration.shift_before:.1%} from the inputs' mean, now "

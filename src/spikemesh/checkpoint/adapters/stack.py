@@ -6,10 +6,11 @@ are sums of few powers of two are held, and a third is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from math import lcm, nextafter
 from pathlib import Path
 
@@ -20,15 +21,18 @@ from spikemesh.checkpoint.adapters.adapter import PREFIX, WEIGHT_NAMES, Adapter,
 from spikemesh.checkpoint.adapters.config import CONFIG_NAME
 from spikemesh.checkpoint.adapters.gather import Gathered, Library
 from spikemesh.checkpoint.adapters.recipe import RULES, weights_of
+from spikemesh.checkpoint.companions import Carried, choose, survey
 from spikemesh.checkpoint.known import KnownFiles
-from spikemesh.checkpoint.place import check_free
-from spikemesh.checkpoint.source import Tensor
+from spikemesh.checkpoint.options import Place
+from spikemesh.checkpoint.output import Output
+from spikemesh.checkpoint.place import check_free, check_space
+from spikemesh.checkpoint.source import Tensor, TensorInfo
+from spikemesh.checkpoint.windows import Bytes
 from spikemesh.errors import CheckpointError
-from spikemesh.files.container import Entry, pack_header
-from spikemesh.files.rim import os_errors
-from spikemesh.files.whole import write_file_atomic
-from spikemesh.kernels import Reals
+from spikemesh.kernels import ELEMENTS, Reals
 from spikemesh.progress import SILENT, Progress
+
+METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class StackReport:
     adapters: Mapping[str, Fraction]
     """By path: the weights."""
     copies: Mapping[str, str]
+    companions: Carried
+    """What stands beside it: from which one adapter, and what was left behind."""
     rank: int
     """The largest of a module."""
     num_modules: int
@@ -78,6 +84,8 @@ def stack_adapters(
 ) -> StackReport:
     """One adapter that adds, exactly, the weighted sum of what `inputs` add, into the folder `out`.
 
+    What stands beside it comes from the adapter of the largest weight. Whole, or not at all: `out` is then as it was.
+
     `CheckpointError` if that cannot be held exactly, or tensors that were trained in full differ.
     """
     target = Path(out)
@@ -91,13 +99,15 @@ def stack_adapters(
         library = Library(stack=stack, known=KnownFiles(), progress=progress)
         gathered = library.gather([Path(path) for path in inputs], factors, add_up=weights is not None)
         modules = _modules(gathered)
-        _write(target, modules, _saved(gathered), gathered, force=force)
+        companions = _companions(gathered)
+        _write(Place(out=target, force=force), modules, gathered, companions, progress)
         for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
             library.known.remember(adapter.checkpoint, leaf.content)
         return StackReport(
             out=target,
             adapters={str(a.path): leaf.weight for leaf, a in zip(gathered.leaves, gathered.adapters, strict=True)},
             copies=gathered.copies,
+            companions=companions,
             rank=max((module.rank for module in modules.values()), default=0),
             num_modules=len(modules),
         )
@@ -176,9 +186,9 @@ def _is_exact(matrix: Reals, factor: Fraction, product: Reals) -> bool:
     return bool((np.ldexp(significands, bits) % 1 == 0).all())
 
 
-def _saved(gathered: Gathered) -> dict[str, tuple[Adapter, Tensor]]:
+def _saved(gathered: Gathered) -> dict[str, Tensor]:
     """What was trained in full, where that is the same, or in one adapter alone and of weight 1."""
-    found: dict[str, tuple[Adapter, Tensor]] = {}
+    found: dict[str, Tensor] = {}
     for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
         for name, tensor in adapter.saved.items():
             if name in found or leaf.weight != 1:
@@ -186,44 +196,75 @@ def _saved(gathered: Gathered) -> dict[str, tuple[Adapter, Tensor]]:
                     f"{name[:200]!r} was trained in full in {adapter.path}, and its sum with others needs the base. "
                     "Merge with --base."
                 )
-            found[name] = adapter, tensor
+            found[name] = tensor
     return found
 
 
 def _write(
-    out: Path,
-    modules: Mapping[str, Stacked],
-    saved: Mapping[str, tuple[Adapter, Tensor]],
-    gathered: Gathered,
-    *,
-    force: bool,
+    place: Place, modules: Mapping[str, Stacked], gathered: Gathered, companions: Carried, progress: Progress
 ) -> None:
-    entries: list[Entry] = []
-    data: list[bytes] = []
+    """Whole, or not at all."""
+    tensors = dict(_tensors(modules, gathered))
+    config = msgspec.json.format(msgspec.json.encode(_config(modules, gathered, companions)), indent=2)
+    num_bytes = sum(info.size_bytes for info, _ in tensors.values())
+    check_space(place.out.parent, num_bytes + companions.size_bytes)
+    progress.begin("writing an adapter", num_bytes)
+    output = Output(
+        place.out,
+        sorted((info for info, _ in tensors.values()), key=lambda info: (-info.element.size_bytes, info.name)),
+        METADATA,
+        stem=Path(WEIGHT_NAMES[0]).stem,
+        companions=companions.files,
+        force=place.force,
+    )
+    try:
+        for name, (info, read) in tensors.items():
+            output.write(name, 0, read())
+            progress.advance(info.size_bytes)
+        gathered.require_untouched()
+        output.finish(METADATA, {CONFIG_NAME: config})
+    finally:
+        output.discard()
+
+
+def _tensors(
+    modules: Mapping[str, Stacked], gathered: Gathered
+) -> Iterator[tuple[str, tuple[TensorInfo, Callable[[], Bytes]]]]:
+    """By name: what each is, and its bytes when they are asked for."""
     names = (name for adapter in gathered.adapters for name in adapter.checkpoint.tensors)
     prefix = PREFIX if any(name.startswith(PREFIX) for name in names) else ""
     for target, module in modules.items():
         name = prefix + target.removesuffix(".weight")
         for side, matrix in (("A", module.a), ("B", module.b)):
             full = f"{name}.lora_embedding_{side}" if module.kind == "embedding" else f"{name}.lora_{side}.weight"
-            element = "F64" if matrix.dtype == np.float64 else "F32"
-            entries.append((full, element, matrix.shape, matrix.nbytes))
-            data.append(np.ascontiguousarray(matrix).astype(f"<f{matrix.dtype.itemsize}").tobytes())
-    for name, (_, tensor) in saved.items():
-        raw = bytearray(tensor.size_bytes)
-        tensor.read(0, memoryview(raw))
-        entries.append((prefix + name, tensor.element.name, tensor.shape, tensor.size_bytes))
-        data.append(bytes(raw))
-    config = msgspec.json.format(msgspec.json.encode(_config(modules, gathered)), indent=2)
-    with os_errors("writing", out):
-        out.mkdir(exist_ok=True)
-    write_file_atomic(out / WEIGHT_NAMES[0], pack_header(entries, {"format": "pt"}) + b"".join(data))
-    write_file_atomic(out / CONFIG_NAME, config)
+            element = ELEMENTS["F64" if matrix.dtype == np.float64 else "F32"]
+            yield full, (TensorInfo(name=full, element=element, shape=matrix.shape), partial(_bytes, matrix))
+    for name, tensor in _saved(gathered).items():
+        full = prefix + name
+        yield full, (TensorInfo(name=full, element=tensor.element, shape=tensor.shape), partial(_read, tensor))
 
 
-def _config(modules: Mapping[str, Stacked], gathered: Gathered) -> dict[str, object]:
-    """That of the first adapter, with the new ranks and scales by the full names of the modules."""
-    said: dict[str, object] = msgspec.json.decode(gathered.adapters[0].config_text)
+def _bytes(matrix: Reals) -> Bytes:
+    return np.ascontiguousarray(matrix).astype(f"<f{matrix.dtype.itemsize}").reshape(-1).view(np.uint8)
+
+
+def _read(tensor: Tensor) -> Bytes:
+    data = np.empty(tensor.size_bytes, np.uint8)
+    tensor.read(0, data.data)
+    return data
+
+
+def _companions(gathered: Gathered) -> Carried:
+    """What stands beside the adapters, of one of them: that of the largest weight, as with whole checkpoints."""
+    weighed = zip(gathered.leaves, gathered.adapters, strict=True)
+    return choose([(leaf.weight, survey(a.path, [f.path.name for f in a.checkpoint.files])) for leaf, a in weighed])
+
+
+def _config(modules: Mapping[str, Stacked], gathered: Gathered, companions: Carried) -> dict[str, object]:
+    """That of the adapter whose files come along, with the new ranks and scales by the full names of modules."""
+    source = None if companions.source is None else companions.source.folder
+    chosen = next((adapter for adapter in gathered.adapters if adapter.path == source), gathered.adapters[0])
+    said: dict[str, object] = msgspec.json.decode(chosen.config_text)
     ranks = {target.removesuffix(".weight"): module.rank for target, module in modules.items()}
     alphas = {target.removesuffix(".weight"): _plain(module.alpha) for target, module in modules.items()}
     rank, alpha = max(ranks.values(), default=1), max(alphas.values(), default=1)
