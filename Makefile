@@ -47,7 +47,7 @@ check: develop
 
 # Each prints JSON lines and fails when a bar does not hold; add ARGS=--commit to keep the results.
 bench: develop
-	set -e; for script in wire merge_path kernels train_step swarm_quality merge_checkpoints loaders real_merge generate swarm_scale heterogeneous all_equal newcomer; do echo "benchmark: $$script" >&2; $(BIN)/python benchmarks/$$script.py $(ARGS); done
+	set -e; for script in wire merge_path kernels train_step swarm_quality merge_checkpoints loaders adapters real_merge init generate swarm_scale heterogeneous all_equal newcomer; do echo "benchmark: $$script" >&2; $(BIN)/python benchmarks/$$script.py $(ARGS); done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,56 +5,46 @@
 #include <cmath>
 #include <limits>
 
-#include "../isa.hpp"
 #include "spikes.hpp"
+#include "vectors.hpp"
 
 namespace spikemesh::ISA {
+namespace {
 
-// Sixteen sequences at a time, whatever the registers are: how a sample lies does not depend on the instruction set.
-constexpr int kWide = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));  // also masks: all ones is true
+typedef uint32_t Words __attribute__((vector_size(4 * kWide)));
 
-INLINE Floats all(float x) { return Floats{} + x; }
-INLINE Floats load(const float* data) {
-    Floats x;
-    std::memcpy(&x, data, sizeof x);
-    return x;
-}
-INLINE void store(float* data, Floats x) { std::memcpy(data, &x, sizeof x); }
-INLINE uint32_t bits_of(Ints mask) {
-    uint32_t bits = 0;
-    for (int l = 0; l < kWide; ++l) bits |= static_cast<uint32_t>(mask[l] & 1) << l;
-    return bits;
-}
-
-typedef uint32_t Words __attribute__((vector_size(64)));
-
-constexpr int kTile = 2 * kWide;  // tokens of one word of bits
+constexpr int kTile = 32;                                                   // tokens of one word of bits
+constexpr int kParts = kTile / kWide, kAtOnce = kParts < 4 ? kParts : 4;  // whose sums and counts stay in registers
 
 // Sums of one neuron's synapses over the tokens of a word of bits: of the weights that fired, and how many did.
 INLINE void receive_tile(const uint8_t* bits, int64_t fan_in, const int32_t* columns, const float* weights, float* sums,
                          float* counts) {
-    const Words one = {1u << 0, 1u << 1, 1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,
-                       1u << 8, 1u << 9, 1u << 10, 1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15};
-    const Words other = one << 16;
-    Floats sum0{}, sum1{};
-    Ints count0{}, count1{};
-    for (int64_t k = 0; k < fan_in; ++k) {
-        uint32_t word;
-        std::memcpy(&word, bits + columns[k] * kBlockBytes, sizeof word);
-        const Words words = Words{} + word;
-        const Ints weight = (Ints)all(weights[k]);
-        const Ints fired0 = (words & one) != 0, fired1 = (words & other) != 0;
-        sum0 += (Floats)(weight & fired0), sum1 += (Floats)(weight & fired1);
-        count0 -= fired0, count1 -= fired1;
+    for (int first = 0; first < kParts; first += kAtOnce) {
+        Words ones[kAtOnce];
+        for (int p = 0; p < kAtOnce; ++p)
+            for (int l = 0; l < kWide; ++l) ones[p][l] = 1u << ((first + p) * kWide + l);
+        Floats sum[kAtOnce] = {};
+        Ints count[kAtOnce] = {};
+        for (int64_t k = 0; k < fan_in; ++k) {
+            uint32_t word;
+            std::memcpy(&word, bits + columns[k] * kBlockBytes, sizeof word);
+            const Words words = Words{} + word;
+            const Ints weight = (Ints)all(weights[k]);
+            for (int p = 0; p < kAtOnce; ++p) {
+                const Ints fired = (words & ones[p]) != 0;
+                sum[p] += (Floats)(weight & fired);
+                count[p] -= fired;
+            }
+        }
+        for (int p = 0; p < kAtOnce; ++p) {
+            store(sums + (first + p) * kWide, sum[p]);
+            store(counts + (first + p) * kWide, __builtin_convertvector(count[p], Floats));
+        }
     }
-    store(sums, sum0), store(sums + kWide, sum1);
-    store(counts, __builtin_convertvector(count0, Floats)), store(counts + kWide, __builtin_convertvector(count1, Floats));
 }
 
 // The same for all tokens.
-static void receive(const Inputs& inputs, int64_t num_tokens, const int32_t* columns, const float* weights, float* sums,
+void receive(const Inputs& inputs, int64_t num_tokens, const int32_t* columns, const float* weights, float* sums,
                     float* counts) {
     for (int64_t token = 0; token < num_tokens; token += kTile) {
         const int64_t block = token / kBlockTokens, byte = token % kBlockTokens / 8;
@@ -77,7 +67,7 @@ struct Sample {
     }
 };
 
-// Calls each(step, lane, spikes) for the vectors of sixteen sequences, one after the other, each from rest.
+// Calls each(step, lane, spikes) for a register full of sequences after the other, each from rest.
 template <class Each>
 INLINE void fire(const Sample& sample, float leak, const float* x, float threshold, const Each& each) {
     const Floats zero{}, leaks = all(leak), thresholds = all(threshold);
@@ -92,7 +82,7 @@ INLINE void fire(const Sample& sample, float leak, const float* x, float thresho
     }
 }
 
-static int64_t num_spikes(const Sample& sample, float leak, const float* x, float threshold) {
+int64_t num_spikes(const Sample& sample, float leak, const float* x, float threshold) {
     Ints count{};
     fire(sample, leak, x, threshold, [&](int64_t, int64_t, Ints fired) { count -= fired; });
     int64_t total = 0;
@@ -100,7 +90,7 @@ static int64_t num_spikes(const Sample& sample, float leak, const float* x, floa
     return total;
 }
 
-static float threshold_for_rate(const Settling& job, const Sample& sample, const float* x) {
+float threshold_for_rate(const Settling& job, const Sample& sample, const float* x) {
     float low = 0.0f, high = 0.0f;
     for (int64_t t = 0; t < sample.num_steps; ++t)
         for (int64_t b = 0; b < sample.num_lanes; ++b) {
@@ -117,7 +107,7 @@ static float threshold_for_rate(const Settling& job, const Sample& sample, const
 
 // What a spike adds to the drift of all the neuron's synapses together: what came before it potentiates, what comes after it
 // depresses. Both are traces of the inputs' number of spikes, one from either end.
-static void spike_drifts(const Settling& job, const Sample& sample, const float* counts, float* drifts) {
+void spike_drifts(const Settling& job, const Sample& sample, const float* counts, float* drifts) {
     for (int64_t lane = 0; lane < sample.width; lane += kWide) {
         Floats trace{};
         for (int64_t t = 0; t < sample.num_steps; ++t) {
@@ -134,7 +124,7 @@ static void spike_drifts(const Settling& job, const Sample& sample, const float*
 }
 
 // Each sequence's in the order of its tokens, then these in theirs.
-static double drift_of(const Settling& job, const Sample& sample, const float* x, float threshold, const float* drifts) {
+double drift_of(const Settling& job, const Sample& sample, const float* x, float threshold, const float* drifts) {
     double total = 0.0;
     const Floats zero{};
     Floats sum{};
@@ -149,12 +139,12 @@ static double drift_of(const Settling& job, const Sample& sample, const float* x
     return total;
 }
 
-static void shift(const Sample& sample, const float* x, const float* counts, float offset, float* shifted) {
+void shift(const Sample& sample, const float* x, const float* counts, float offset, float* shifted) {
     const int64_t size = sample.num_steps * sample.width;
     for (int64_t i = 0; i < size; ++i) shifted[i] = x[i] + offset * counts[i];
 }
 
-static float root_mean_square(const float* weights, int64_t fan_in) {
+float root_mean_square(const float* weights, int64_t fan_in) {
     double sum = 0.0;
     for (int64_t k = 0; k < fan_in; ++k) sum += static_cast<double>(weights[k]) * static_cast<double>(weights[k]);
     return static_cast<float>(std::sqrt(sum / static_cast<double>(fan_in)));
@@ -162,7 +152,7 @@ static float root_mean_square(const float* weights, int64_t fan_in) {
 
 // By bisection; a larger offset makes the neuron follow its inputs more closely, so that the drift grows with it. It jumps
 // where a spike moves, so the trial that came nearest is taken.
-static float offset_for_zero_drift(const Settling& job, const Sample& sample, float std, const float* x, const float* counts,
+float offset_for_zero_drift(const Settling& job, const Sample& sample, float std, const float* x, const float* counts,
                                    const float* drifts, float* shifted) {
     float low = -job.max_offset * std, high = job.max_offset * std, nearest = 0.0f;
     double least = std::numeric_limits<double>::infinity();
@@ -177,7 +167,7 @@ static float offset_for_zero_drift(const Settling& job, const Sample& sample, fl
     return nearest;
 }
 
-static void set_spikes(const Settling& job, const Sample& sample, const float* x, float threshold, uint8_t* spikes,
+void set_spikes(const Settling& job, const Sample& sample, const float* x, float threshold, uint8_t* spikes,
                        int64_t neuron, int64_t num_neurons) {
     fire(sample, job.leak, x, threshold, [&](int64_t t, int64_t lane, Ints fired) {
         for (uint32_t bits = bits_of(fired); bits; bits &= bits - 1) {
@@ -186,6 +176,8 @@ static void set_spikes(const Settling& job, const Sample& sample, const float* x
         }
     });
 }
+
+}  // namespace
 
 float settle(const Settling& job, const Inputs& inputs, const int32_t* columns, float* weights, float* currents, float* scratch,
              uint8_t* spikes, int64_t neuron, int64_t num_neurons) {
