@@ -249,18 +249,18 @@ NAMES = [
 
 @pytest.mark.parametrize(("weights", "stem", "index"), NAMES)
 def test_names_are_kept_where_the_inputs_agree(folder: Path, weights: str, stem: str, index: str) -> None:
-    config = {"adapter_config.json": '{"r": 2}'}
+    config = {"config.json": '{"r": 2}'}
     a, b = model(folder / "A", config, value=1, weights=weights), model(folder / "B", config, value=3, weights=weights)
     single = merge([a, b], out=folder / "M").out
-    assert set(contents(single)) == {weights, "adapter_config.json"}
+    assert set(contents(single)) == {weights, "config.json"}
     assert values(read_safetensors(single / weights)["w"]) == [2, 2]
     write_safetensors(a / weights, {"w": f32(1, 1), "v": f32(1)})
     shards = merge([a], out=folder / "S", shard_bytes=8).out
     names = {f"{stem}-{number:05}-of-00002.safetensors" for number in (1, 2)}
-    assert set(contents(shards)) == {index, *names, "adapter_config.json"}
+    assert set(contents(shards)) == {index, *names, "config.json"}
     assert set(json.loads((shards / index).read_text())["weight_map"].values()) == names
     again = merge([shards, b], out=folder / "again").out
-    assert set(contents(again)) == {weights, "adapter_config.json"}
+    assert set(contents(again)) == {weights, "config.json"}
 
 
 def test_names_that_differ_become_the_usual_one(folder: Path) -> None:
