@@ -313,3 +313,12 @@ def test_factors_are_never_averaged(adapters: list[Path]) -> None:
 def test_a_weight_that_no_adapter_can_hold_is_refused(adapters: list[Path]) -> None:
     with pytest.raises(CheckpointError, match="exactly"):
         stack_adapters(adapters[:2], out=adapters[0].parent / "stacked", weights=["1/3", "1"])
+
+
+def test_a_remainder_that_an_earlier_merge_left_there_is_passed_by(adapters: list[Path]) -> None:
+    """Taken out in place, a result stands beside the remainder of what it was; the sources are still there."""
+    out = merge(adapters, "out.safetensors", keep_remainder=True).out
+    unmerge(out, adapters[:1], out=out, force=True)
+    report = unmerge(out, adapters[1:2], out=out.parent / "back.safetensors")
+    fresh = merge(adapters[2:], "fresh.safetensors", WEIGHTS[2:]).out
+    assert report.remainder is None and report.out.read_bytes() == fresh.read_bytes()

@@ -58,9 +58,9 @@ def unmerge(
                 f"{merged} does not say that adapters were merged into it. Only such a file has a way back."
             )
         left = recipe.without(_identities(library, recipe, [Path(path) for path in removed]))
-        found = _remainder_of(opened, remainder, base)
-        if found is not None:
-            source = open_remainder(found, stack)
+        source = _remainder_of(opened, remainder, base, stack)
+        found = None if source is None else source.checkpoint.path
+        if source is not None:
             writing, gathered = _from_remainder(library, opened, recipe, left, source, place)
         else:
             writing, gathered = _from_sources(library, recipe, left, None if base is None else Path(base), place)
@@ -96,11 +96,17 @@ def _identities(library: Library, recipe: AdapterRecipe, paths: Sequence[Path]) 
     return identities
 
 
-def _remainder_of(merged: Checkpoint, given: PathLike | None, base: PathLike | None) -> Path | None:
+def _remainder_of(
+    merged: Checkpoint, given: PathLike | None, base: PathLike | None, stack: ExitStack
+) -> Remainder | None:
+    """What was given, or lies beside `merged`, unless an earlier merge to that place left it there."""
     if given is not None:
-        return Path(given)
+        return open_remainder(Path(given), stack)
     path = remainder_path(merged.path)
-    return path if base is None and path.is_file() else None
+    if base is not None or not path.is_file():
+        return None
+    found = open_remainder(path, stack)
+    return found if found.checksum == merged.metadata.get(CHECKSUM_KEY) else None
 
 
 def _from_sources(
@@ -147,7 +153,10 @@ def _from_remainder(
 
 def _require_of(merged: Checkpoint, source: Remainder) -> None:
     if source.checksum != merged.metadata.get(CHECKSUM_KEY):
-        raise CheckpointError(f"{source.checkpoint.path} is the remainder of another merge than {merged.path}.")
+        raise CheckpointError(
+            f"{source.checkpoint.path} is the remainder of another merge than {merged.path}. "
+            "Give the one that was written with it, or leave it out: then base and other adapters are needed."
+        )
 
 
 def _is(adapter: Adapter, leaf: AdapterLeaf) -> bool:
