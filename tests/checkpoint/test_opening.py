@@ -228,7 +228,7 @@ def test_shards_of_pytorch_files(folder: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"w": "1.bin", "ids": "2.bin"}}))
     opened = open_checkpoint(folder)
     assert read_all(folder) == {"ids": i64(3), "w": f32(1, 2)}
-    assert "extra" in opened.left_out
+    assert "2.bin: extra" in opened.left_out
 
 
 def test_a_folder_may_have_one_file_of_any_name(folder: Path) -> None:
@@ -349,3 +349,25 @@ def test_opening_closes_what_it_opened(folder: Path) -> None:
     merge(paths[:1], out=folder / "out.safetensors")
     merge(paths[:1], out=folder / "out", shard_bytes=1)
     assert num_open() == before
+
+
+def test_an_empty_file_is_called_empty(folder: Path) -> None:
+    (folder / "a.pt").touch()
+    with pytest.raises(InvalidData, match=r"a\.pt is empty"):
+        open_checkpoint(folder / "a.pt")
+
+
+def test_shards_without_their_index_ask_for_it(folder: Path) -> None:
+    for number in (1, 2):
+        write_safetensors(folder / f"model-0000{number}-of-00002.safetensors", {str(number): f32(1)})
+    with pytest.raises(CheckpointError, match=r"no index .* Download model\.safetensors\.index\.json"):
+        open_checkpoint(folder)
+
+
+def test_a_tensor_that_two_shards_have_is_that_of_the_index(folder: Path) -> None:
+    write_safetensors(folder / "x.safetensors", {"w": f32(1)})
+    write_safetensors(folder / "y.safetensors", {"w": f32(2), "v": f32(3)})
+    text = json.dumps({"weight_map": {"w": "x.safetensors", "v": "y.safetensors"}})
+    (folder / "model.safetensors.index.json").write_text(text)
+    assert read_all(folder) == {"v": f32(3), "w": f32(1)}
+    assert open_checkpoint(folder).left_out == ("y.safetensors: w",)

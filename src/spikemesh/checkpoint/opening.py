@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from spikemesh.checkpoint.naming import STEMS, index_rank, is_index, single_names
+from spikemesh.checkpoint.naming import SHARD, STEMS, index_name, index_rank, is_index, single_names, stem_of
 from spikemesh.checkpoint.safetensors_file import open_safetensors
 from spikemesh.checkpoint.source import Checkpoint, SeenFile, Tensor
 from spikemesh.checkpoint.torch_file import open_legacy_torch, open_torch
@@ -65,6 +65,8 @@ def _open_file(path: Path) -> Checkpoint:
     _require_file(path)
     with os_errors("reading", path), path.open("rb") as file:
         start = file.read(512)
+    if not start:
+        raise InvalidData(f"{path} is empty: 0 bytes. Download or copy it again.")
     if start.startswith(ZIP_MAGIC):
         return open_torch(path)
     if start.startswith(LEGACY_MAGIC):
@@ -110,6 +112,11 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 def _only_file(folder: Path, names: Collection[str]) -> Path:
     files = [name for name in sorted(names) if name.endswith(".safetensors")]
+    if files and all(map(SHARD.fullmatch, files)):
+        raise CheckpointError(
+            f"{folder} has shards, such as {files[0]}, and no index that says what is in which. Download "
+            f"{index_name(stem_of(files[0]))} too."
+        )
     if len(files) != 1:
         found = ", ".join(files[:5]) or "no .safetensors file"
         raise CheckpointError(
@@ -141,7 +148,9 @@ def _open_shards(index_path: Path) -> Checkpoint:
         resources.close()
         raise
     listed = {(file, name) for name, file in weight_map.items()}
-    extra = [name for file, shard in shards.items() for name in shard.tensors if (file, name) not in listed]
+    extra = [
+        f"{file}: {name}" for file, shard in shards.items() for name in shard.tensors if (file, name) not in listed
+    ]
     return Checkpoint(
         path=index_path,
         tensors=tensors,

@@ -68,5 +68,5 @@ def _print(found: Preview) -> None:
     if found.skipped:
         print(f"{len(found.skipped)} left out, as was asked for: {some(found.skipped)}.")
     for path, left in found.left_out.items():
-        print(f"Left out of {shown(path)}, because it is no tensor: {some(left)}.")
+        print(f"Left out of {shown(path)}, because it is no tensor, or not in the index: {some(left)}.")
     print_carried(found.companions)
