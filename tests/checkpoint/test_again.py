@@ -52,7 +52,7 @@ def test_a_merge_is_repeated_from_its_recipe_with_files_found_by_content(
         path.rename(folder / "moved" / ("deep" if number % 2 else ".") / f"x{number}.safetensors")
     (folder / "moved" / "no.pt").write_text("none")
     monkeypatch.setenv(CACHE_VARIABLE, str(folder / "empty"))
-    with pytest.raises(CheckpointError, match="a base of content"):
+    with pytest.raises(CheckpointError, match="4 of the 4 files of the recipe are neither"):
         merge_again(recipe, out=folder / "again.safetensors")
     again = merge_again(recipe, out=folder / "again.safetensors", from_folder=folder / "moved")
     assert again.out is not None and again.out.read_bytes() == out.read_bytes()
@@ -146,3 +146,23 @@ def test_a_file_of_an_earlier_version_is_read_verified_and_merged(folder: Path) 
     report = merge([old, c], out=folder / "out.safetensors", weights=[0.5, 0.5])
     assert values(read_safetensors(folder / "out.safetensors")["w"]) == [5]
     assert report.from_base == ("frozen",)
+
+
+def test_what_a_recipe_does_not_name_is_refused_and_what_it_lacks_is_named(
+    folder: Path, inputs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = merge(inputs[:2], out=folder / "made.safetensors", skip=["n"]).recipe
+    with pytest.raises(CheckpointError, match=r"2\.safetensors has no part in the recipe"):
+        merge_again(recipe, inputs, out=folder / "out.safetensors")
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "empty"))
+    with pytest.raises(CheckpointError, match=r"1 of the 2 files of the recipe are neither .* --from-folder"):
+        merge_again(recipe, inputs[:1], out=folder / "out.safetensors")
+    assert not (folder / "out.safetensors").exists()
+
+
+def test_what_a_recipe_file_lacks_is_said(folder: Path) -> None:
+    path = folder / "recipe.toml"
+    for text, words in (("", "names no inputs"), ("[[input]]\nname = 'a'", "'content' is missing")):
+        path.write_text(text)
+        with pytest.raises(InvalidData, match=words):
+            read_recipe_file(path)

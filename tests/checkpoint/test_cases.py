@@ -467,3 +467,20 @@ def test_files_of_early_torch_are_read_by_the_restricted_reader(folder: Path) ->
     torch.save(argparse.Namespace(lr=1), paths[0], _use_new_zipfile_serialization=False)
     with pytest.raises(InvalidData, match=r"argparse\.Namespace"):
         inspect(paths[0])
+
+
+def test_one_text_in_the_place_of_several_is_refused() -> None:
+    state = {"w": np.ones(2, np.float32)}
+    for one in ("a.safetensors", state):
+        with pytest.raises(ValueError, match="expected a list of inputs, got one"):
+            merge(one, out=None)  # type: ignore[arg-type]
+    for name in ("skip", "take", "weight_of"):
+        with pytest.raises(ValueError, match=f"expected a list of texts as {name}"):
+            merge([state], out=None, **{name: "*.mem"})  # type: ignore[arg-type]
+
+
+def test_a_tensor_without_values_is_refused() -> None:
+    import torch
+
+    with pytest.raises(InvalidData, match=r"expected a dense tensor .* got .* meta"):
+        merge([{"w": torch.empty(2, device="meta")}], out=None)

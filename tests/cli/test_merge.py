@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import typer
 
+import spikemesh
 from spikemesh.checkpoint import merge as merge_files
 from spikemesh.checkpoint import unmerge
 from spikemesh.checkpoint.known import CACHE_VARIABLE
 from spikemesh.cli.merge import parse_size
+from tests.checkpoint.adapter_folders import write_adapter
 from tests.checkpoint.files import (
     Raw,
     f32,
@@ -81,7 +83,7 @@ def test_what_was_left_out_chosen_or_lost_is_said(run: Run, files: Path) -> None
         write_torch(files / name / "pytorch_model.bin", {**torch_tensors({name: f32(1e-9)}), "epoch": 1, "lr": 0.1})
         (files / name / "config.json").write_text(text)
     _, stdout, _ = run("merge", "x", "y", "-o", "out", "--dtype", "f16", "--disjoint")
-    assert "Left out of x, because it is no tensor: epoch, lr." in stdout
+    assert "Left out of x, because it is no tensor, or not in the index: epoch, lr." in stdout
     assert "2 values were too small for f16 and became zero, in x, y." in stdout
     assert "Another input has these differently: config.json." in stdout
 
@@ -300,3 +302,33 @@ def test_python_has_the_same(files: Path) -> None:
     assert spikemesh.inspect("out.safetensors").checksum == report.checksum
     assert spikemesh.merge is merge_files
     assert spikemesh.unmerge is unmerge and "bit for bit" in (unmerge.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.safetensors", "--from-folder", "."], "--from-folder is for --recipe and --again"),
+        (["--recipe", "r.toml", "--again", "m.safetensors"], "give one of them"),
+        (["--again", "m.safetensors", "--keep-remainder"], "--keep-remainder: a recipe says everything"),
+        (["--again", "m.safetensors", "--skip", "v", "--dry-run"], "--skip, --dry-run: a recipe says everything"),
+        (["adapter", "--companions-from", ".", "--skip", "v"], "--skip, --companions-from: not for adapters"),
+    ],
+)
+def test_an_option_without_a_part_in_the_merge_is_refused(
+    run: Run, files: Path, arguments: list[str], words: str
+) -> None:
+    merge_files(["a.safetensors", "b.safetensors"], out="m.safetensors")
+    write_adapter(files / "adapter", seed=1)
+    code, stdout, stderr = run("merge", *arguments, "-o", "out.safetensors")
+    assert (code, stdout) == (2, "") and words in " ".join(stderr.replace("│", " ").split())
+    assert not (files / "out.safetensors").exists()
+
+
+def test_companions_from_what_is_no_folder(run: Run, files: Path) -> None:
+    for name in ("gone", "a.safetensors"):
+        code, _, stderr = run("merge", "a.safetensors", "b.safetensors", "-o", "out", "--companions-from", name)
+        assert code == 11 and f"{name} is not a folder" in stderr and not (files / "out").exists()
+
+
+def test_its_version(run: Run) -> None:
+    assert run("--version") == (0, f"spikemesh {spikemesh.__version__}\n", "")

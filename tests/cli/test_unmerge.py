@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from spikemesh.checkpoint.known import CACHE_VARIABLE
 from spikemesh.cli import build_app
+from spikemesh.errors import CheckpointError
 from tests.checkpoint.adapter_folders import write_adapter, write_base
 
 
@@ -58,3 +59,22 @@ def test_what_stands_beside_the_base_comes_along_and_is_said(folder: Path) -> No
     assert "Left behind in base: README.md (describes that model, not the result)." in text
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["config.json", "model.safetensors"]
     assert (folder / "out" / "config.json").read_text() == '{"dtype": "float32"}'
+
+
+def test_what_is_no_adapter_is_told_from_what_lacks_a_part(folder: Path) -> None:
+    (folder / "a1" / "adapter_config.json").unlink()
+    for name, words in (
+        ("gone", "gone is not there"),
+        ("a1", "a1 has weights of an adapter and no adapter_config.json"),
+        ("base.safetensors", "a0 is an adapter and base.safetensors is not"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            said("merge", "a0", name, "-o", "out")
+    assert not (folder / "out").exists()
+
+
+def test_a_merge_of_adapters_names_its_way_to_be_repeated(folder: Path) -> None:
+    said("merge", "a0", "a1", "--base", "base.safetensors", "-o", "all.safetensors")
+    for words in (["inspect", "all.safetensors", "--recipe"], ["merge", "--again", "all.safetensors", "-o", "x"]):
+        with pytest.raises(CheckpointError, match="is a base with 2 adapters"):
+            said(*words)

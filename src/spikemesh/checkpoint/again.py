@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from spikemesh.checkpoint.adapters.recipe import read_adapter_recipe
 from spikemesh.checkpoint.gather import Gathering
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.merge import MergeReport, PathLike, Run
@@ -18,6 +19,7 @@ from spikemesh.checkpoint.recipe import Recipe, read_recipe
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.progress import SILENT, Progress
 
+SHOWN = 3
 SUFFIXES = frozenset((".safetensors", ".pt", ".pth", ".bin", ".ckpt"))
 
 
@@ -25,6 +27,12 @@ def recipe_of(merged: PathLike) -> Recipe:
     """What a merged file says that it was made of. `CheckpointError` if it says nothing."""
     with closing(open_checkpoint(Path(merged))) as checkpoint:
         recipe = read_recipe(checkpoint.metadata, path=checkpoint.path)
+        adapters = read_adapter_recipe(checkpoint.metadata, path=checkpoint.path)
+    if adapters is not None:
+        raise CheckpointError(
+            f"{merged} is a base with {len(adapters.leaves)} adapters, which `spikemesh inspect` names. Repeat that "
+            "with `spikemesh merge ADAPTER… --base BASE`."
+        )
     if recipe is None:
         raise CheckpointError(f"{merged} does not say that it was merged from anything, so it cannot be repeated.")
     return recipe
@@ -62,9 +70,12 @@ def merge_again(
     with ExitStack() as stack:
         known = KnownFiles()
         gathering = Gathering(stack, known, progress)
-        wanted = {leaf.content for leaf in recipe.leaves} | ({recipe.base, recipe.mask} - {None})
+        wanted = {leaf.content for leaf in recipe.leaves}
+        wanted.update(extra for extra in (recipe.base, recipe.mask) if extra is not None)
         candidates = [*map(Path, inputs), *(() if from_folder is None else _checkpoints_in(Path(from_folder)))]
         found = _by_content(gathering, candidates, wanted)
+        _require_found(wanted, found, known)
+        _require_used(gathering, inputs, wanted)
         gathered = gathering.from_recipe(
             recipe,
             [found[leaf.content] for leaf in sorted(recipe.leaves) if leaf.content in found],
@@ -73,6 +84,24 @@ def merge_again(
         )
         run = Run(gathered=gathered, known=known, progress=progress, num_threads=num_threads, began=began)
         return run.into(place)
+
+
+def _require_found(wanted: Collection[str], found: Mapping[str, Path], known: KnownFiles) -> None:
+    missing = [content for content in sorted(wanted) if content not in found and known.find(content) is None]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of the {len(wanted)} files of the recipe are neither among those given nor where this "
+            f"machine saw them last: content {', '.join(missing[:SHOWN])}. Give their paths, or with "
+            "--from-folder a folder that they are in."
+        )
+
+
+def _require_used(gathering: Gathering, given: Sequence[PathLike], wanted: Collection[str]) -> None:
+    """A file that is named has its part in the result, or there is none."""
+    for path in map(Path, given):
+        with closing(open_checkpoint(path)) as checkpoint:
+            if gathering.content(checkpoint) not in wanted:
+                raise CheckpointError(f"{path} has no part in the recipe. Leave it out.")
 
 
 def _checkpoints_in(folder: Path) -> Iterator[Path]:
@@ -95,7 +124,7 @@ def _published(path: Path) -> Path:
     return path
 
 
-def _by_content(gathering: Gathering, candidates: Sequence[Path], wanted: set[str | None]) -> dict[str, Path]:
+def _by_content(gathering: Gathering, candidates: Sequence[Path], wanted: Collection[str]) -> dict[str, Path]:
     """Read until all is found. What cannot be opened is passed by: a folder may hold anything."""
     found: dict[str, Path] = {}
     for path in candidates:

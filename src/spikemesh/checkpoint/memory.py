@@ -38,7 +38,7 @@ def open_state_dict(tensors: StateDict, name: str) -> Checkpoint:
 
 def _tensor(key: str, value: Any, name: str) -> Tensor:
     if is_torch(value):
-        return tensor_of(Path(name), key, value.cpu(), sys.maxsize)
+        return tensor_of(Path(name), key, value if value.is_meta else value.cpu(), sys.maxsize)
     array = np.asarray(value)
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     element = FROM_NUMPY.get(little.dtype.str)

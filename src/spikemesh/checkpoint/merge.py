@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -138,6 +139,8 @@ def gather(
     options: Options,
 ) -> Gathered:
     """What `merge` merges, opened and checked."""
+    if isinstance(inputs, str | os.PathLike | Mapping):
+        raise ValueError("expected a list of inputs, got one path or state dict: put it into a list")
     signed = options.rule in ("sum", None)  # None: what merged inputs were made by
     return gathering.gather(
         [_input(one, f"state dict {number}") for number, one in enumerate(inputs, 1)],
@@ -299,6 +302,10 @@ def companions_of(gathered: Gathered, out: Path | None, companions_from: Path | 
     base = gathered.ingredients.base
     first = None if base is None else beside(base)
     if companions_from is not None:
+        if not companions_from.is_dir():
+            raise CheckpointError(
+                f"{companions_from} is not a folder. Name the one that configuration and tokenizer come from."
+            )
         first = survey(companions_from)
         if not first.files:
             raise CheckpointError(f"{companions_from} has no configuration to take along. Name the folder of a model.")

@@ -57,6 +57,9 @@ class Options:
     """Let inputs, a base or a mask file pass that share no tensor's name with the others."""
 
     def __post_init__(self) -> None:
+        for name in ("skip", "take", "weight_of"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"expected a list of texts as {name}, got one text: put it into a list")
         if self.rule is not None and self.rule.startswith(("dare", "della")):
             raise ValueError(
                 f"{self.rule} drops values by chance, and no rule here draws random numbers: two machines, or two "

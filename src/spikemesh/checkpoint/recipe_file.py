@@ -84,7 +84,10 @@ def read_recipe_file(path: Path) -> Recipe:
         said = tomllib.loads(data.decode())
         text = msgspec.json.encode(_as_metadata(said)).decode()
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise InvalidData(f"{path} is no recipe of a merge: {error!s:.200}") from error
+        why = f"{error!s:.200} is missing" if isinstance(error, KeyError) else f"{error!s:.200}"
+        raise InvalidData(
+            f"{path} is no recipe of a merge: {why}. Expected what `spikemesh inspect --recipe` prints."
+        ) from error
     recipe = read_recipe({METADATA_KEY: text}, path=path)
     assert recipe is not None, "the key is there"
     return recipe
@@ -112,6 +115,8 @@ def _as_metadata(said: dict[str, Any]) -> dict[str, Any]:
     unknown = said.keys() - KEYS
     if unknown:
         raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
+    if not said.get("input"):
+        raise ValueError("it names no inputs ([[input]])")
     plain = {key: value for key, value in said.items() if key not in ("input", *EXTRAS)}
     leaves = [{"content": one["content"], "weight": str(one.get("weight", "1"))} for one in said.get("input", [])]
     return {"format": PLAIN.version, "rule": PLAIN.rule, **plain, "leaves": leaves} | {

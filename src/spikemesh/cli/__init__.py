@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
+from spikemesh import __version__
 from spikemesh.cli.exits import EXIT_CODES_HELP, exit_code, first_error
 from spikemesh.cli.names import shown
 
@@ -44,14 +46,24 @@ def build_app(verb: str | None = None) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    app.callback()(_several)
+    app.callback()(_whole)
     for name in (verb,) if verb in VERBS else VERBS:
         app.command()(getattr(import_module(f"spikemesh.cli.{name}"), name))
     return app
 
 
-def _several() -> None:
-    """Keeps one verb alone a verb; typer would make it the whole command line."""
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"spikemesh {__version__}")
+        raise typer.Exit
+
+
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """What comes before the verb. It also keeps one verb alone a verb; typer would make it the whole command line."""
 
 
 def main() -> None:

@@ -25,8 +25,13 @@ def are_adapters(inputs: list[Path]) -> bool:
     """Whether the inputs are LoRA adapters. `CheckpointError` if some are and some are not."""
     found = [(path.parent if path.name in NAMES[1:] else path).joinpath(NAMES[0]).is_file() for path in inputs]
     if any(found) and not all(found):
+        other = inputs[found.index(False)]
+        if not other.exists():
+            raise CheckpointError(f"{other} is not there. Expected an adapter: a folder with {NAMES[0]}.")
+        if any(path.is_file() for path in (other / NAMES[1], other / NAMES[2])):
+            raise CheckpointError(f"{other} has weights of an adapter and no {NAMES[0]}. Download or copy it again.")
         raise CheckpointError(
-            f"{inputs[found.index(True)]} is an adapter and {inputs[found.index(False)]} is not. Give the model that "
+            f"{inputs[found.index(True)]} is an adapter and {other} is not. Give the model that "
             "adapters are merged into with --base."
         )
     return bool(found) and all(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -130,18 +130,26 @@ def merge(
         "allow_non_finite": allow_non_finite,
         "disjoint": disjoint,
     }
+    beside = {"mask_from": mask_from, "dry_run": dry_run, "calibrate": calibrate}
     if recipe is not None or again is not None:
         from spikemesh.checkpoint.options import Place
 
-        if base or weight or mask_from or calibrate or dry_run or any(choices.values()):
-            raise typer.BadParameter("a recipe says everything: give files, --from-folder, OUT and how it is written")
+        if recipe is not None and again is not None:
+            raise typer.BadParameter("--recipe and --again each say what to merge: give one of them")
+        refuse(
+            {**choices, **beside, "base": base, "weight": weight, "keep_remainder": keep_remainder},
+            "a recipe says everything. Beside it give files or --from-folder, OUT and how it is written",
+        )
         written = Place(out=out, companions_from=companions_from, shard_bytes=shard_bytes, force=force)
         repeat(recipe, again, inputs, from_folder, written, as_json=as_json)
         return
+    if from_folder is not None:
+        raise typer.BadParameter("--from-folder is for --recipe and --again; else name the inputs themselves")
     if are_adapters(inputs):
-        others = {name: value for name, value in choices.items() if name not in ("rule", "dtype")}
-        if mask_from is not None or calibrate is not None or dry_run or any(others.values()):
-            raise typer.BadParameter("adapters take --base, --weight, --dtype and --keep-remainder, and nothing else")
+        refuse(
+            {**choices, **beside, "companions_from": companions_from, "rule": None, "dtype": None},
+            "not for adapters. They take --base, --weight, --rule, --dtype, --shard-size and --keep-remainder",
+        )
         merge_adapters(
             inputs,
             out,
@@ -200,6 +208,13 @@ def merge(
         print(msgspec.json.encode(_facts(report, calibration), enc_hook=encoded).decode())
     else:
         _print(report, calibration)
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """An option that has no part in what is done is an error, not a silence."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given:
+        raise typer.BadParameter(f"{', '.join(given)}: {why}")
 
 
 def repeat(
@@ -332,7 +347,7 @@ def remarks(report: MergeReport) -> Iterator[str]:
         chosen = {"first": "those of the input with the smallest content hash"}.get(recipe.integers, "the larger")
         yield f"Integers that differ, of which {chosen} were taken: {some(report.chosen_integers)}."
     for path, names in report.left_out.items():
-        yield f"Left out of {shown(path)}, because it is no tensor: {some(names)}."
+        yield f"Left out of {shown(path)}, because it is no tensor, or not in the index: {some(names)}."
     if report.non_finite:
         total = sum(report.non_finite.values())
         yield f"{total} values are NaN or infinite, in {some(report.non_finite)}."

@@ -63,7 +63,8 @@ class Library:
 
     def adapter(self, path: Path) -> tuple[Adapter, AdapterLeaf]:
         if not is_adapter(path):
-            raise CheckpointError(f"{path} is not an adapter: expected a folder with adapter_config.json.")
+            what = "not an adapter" if path.exists() else "not there"
+            raise CheckpointError(f"{path} is {what}: expected an adapter, a folder with adapter_config.json.")
         adapter = open_adapter(path, self.stack)
         return adapter, AdapterLeaf(self.content(adapter.checkpoint), adapter.meaning)
 

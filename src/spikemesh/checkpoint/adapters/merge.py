@@ -81,7 +81,10 @@ def merge_adapters(
     began = time.monotonic()
     place = Place(out=Path(out), shard_bytes=shard_bytes, force=force)
     if rule not in RULES or dtype not in ("keep", *DTYPES):
-        raise ValueError(f"expected a rule of {', '.join(RULES)} and a type of keep, {', '.join(DTYPES)}")
+        raise ValueError(
+            f"expected of adapters a rule of {', '.join(RULES)} and a type of keep, {', '.join(DTYPES)}, got {rule!r} "
+            f"and {dtype!r}"
+        )
     factors = weights_of(weights, len(inputs), rule)
     check_free(place.out, force=force, shard_bytes=shard_bytes)
     if keep_remainder:
