@@ -38,7 +38,7 @@ Kernels = dict[str, Callable[[], object]]
 
 
 def products(rng: np.random.Generator) -> Kernels:
-    pattern = Pattern.of(balanced_mask(OUTPUTS, INPUTS, DENSITY, rng))
+    pattern = Pattern.of(balanced_mask(OUTPUTS, INPUTS, DENSITY))
     values = rng.standard_normal(pattern.num_synapses, np.float32)
     x = (rng.random((INPUTS, TOKENS)) < RATE).astype(np.float32)
     bits = pattern.empty_bits(TOKENS)
