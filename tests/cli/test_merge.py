@@ -121,6 +121,34 @@ def test_what_stands_beside_the_weights_is_said(run: Run, files: Path) -> None:
     assert json.loads(stdout)["companions"]["files"] == ["config.json"]
 
 
+def test_rows_that_were_matched_by_tokens_are_said(run: Run, files: Path) -> None:
+    for name, tokens in (("base", ["p", "q"]), ("x", ["q", "new", "p"])):
+        (files / name).mkdir()
+        rows = f32(*range(len(tokens) + 1), shape=(len(tokens) + 1, 1))
+        write_safetensors(files / name / "model.safetensors", {"embed_tokens.weight": rows})
+        (files / name / "config.json").write_text("{}")
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        (files / name / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    arguments = ("merge", "x", "--base", "base", "--vocab", "base", "-o", "out")
+    expected = [
+        "Rows of embed_tokens.weight are matched by tokens, and are those of base/tokenizer.json: 3, of which 1 stand "
+        "for no token.",
+        "Tokens of x that are not among them, left out (1): new.",
+        "Configuration and tokenizer are of base: config.json, tokenizer.json.",
+        "Another input has these differently: tokenizer.json.",
+    ]
+    code, stdout, _ = run(*arguments, "--dry-run")
+    assert code == 0 and stdout.splitlines()[-4:] == expected
+    code, stdout, _ = run(*arguments)
+    assert code == 0 and stdout.splitlines()[-4:] == expected
+    assert "rows matched by tokens" in run("inspect", "out")[1]
+    _, stdout, _ = run(*arguments, "--force", "--json")
+    assert json.loads(stdout)["vocab"] == "base" and json.loads(stdout)["matched"]["without_row"] == {"x": ["new"]}
+    assert run("verify", "out", "x", "--base", "base")[0] == 0
+    code, _, stderr = run("merge", "x", "base", "--vocab", "union", "-o", "no")
+    assert code == 2 and "union would need one tokenizer of several" in " ".join(stderr.split())
+
+
 def test_a_small_result_takes_a_small_disk(run: Run, files: Path) -> None:
     (files / "small").mkdir()
     with small_disk(files / "small", "5m") as disk:

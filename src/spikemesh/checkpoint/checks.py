@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
-from spikemesh.checkpoint.names import Table, guess_prefix
+from spikemesh.checkpoint.names import EMBEDDINGS, HEADS, Table, guess_prefix
 from spikemesh.checkpoint.plan import MASK_ENDINGS, SHOWN, MergedTensor, Plan
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.errors import CheckpointError, StoreError
 from spikemesh.files.rim import os_errors
 
-HEADS = re.compile(r"(.*\.)?(lm_head|output|embed_out|output_layer)\.weight")
-EMBEDDINGS = re.compile(r"(.*\.)?(embed_tokens|wte|tok_embeddings|word_embeddings|embed_in|shared|embedding)\.weight")
 MAX_SCALE_BYTES = 64 << 20
 MAX_CONFIG_BYTES = 1 << 20
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from spikemesh.checkpoint.content import CHECKSUM, PIECE_BYTES, TreeHash
 from spikemesh.checkpoint.elements import Terms, is_not_finite, largest, positive, settle, widened
 from spikemesh.checkpoint.plan import BASE_NUMBER, MergedTensor
+from spikemesh.checkpoint.rows import MatchedTensor, Run
 from spikemesh.checkpoint.slerp import Angles, find_angles
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.windows import Buffers, Bytes, Stretch, for_each, stretches
@@ -118,8 +119,9 @@ class Engine:
     def _read(self, tensor: Tensor, start: int, size: int, collected: TreeHash, buffer: Bytes) -> Bytes:
         """Bytes start..start+size of a tensor, hashed on the way."""
         tensor.read(start, buffer.data)
-        collected.add(tensor.name, start, buffer)
-        self._progress.advance(size)
+        if not isinstance(tensor, MatchedTensor):  # that is read a second time, as it lies in the file
+            collected.add(tensor.name, start, buffer)
+            self._progress.advance(size)
         return buffer
 
     def _merge(self, tensor: MergedTensor, stretch: Stretch, buffers: Buffers) -> None:
@@ -178,6 +180,46 @@ class Engine:
             widened(data, source.element, tensor.element)
             for data, (_, source) in zip(values, tensor.sources, strict=True)
         ]
+        if tensor.rows is None:
+            self._combined(tensor, stretch, values, base, mask, out)
+            return
+        for run in tensor.rows.runs(stretch):
+            self._combine_run(tensor, run, stretch.start, values, base, out)
+
+    def _combine_run(
+        self, tensor: MergedTensor, run: Run, start: int, values: Sequence[Bytes], base: Bytes | None, out: Bytes
+    ) -> None:
+        """Elements in rows that the same inputs have, from these inputs alone."""
+
+        def part(data: Bytes, element: Element) -> Bytes:
+            first = (run.stretch.start - start) * element.size_bytes
+            return data[first : first + run.stretch.count * element.size_bytes]
+
+        result = part(out, tensor.result.element)
+        own_base = part(base, tensor.element) if base is not None and run.has_base else None
+        if run.holders:
+            own = replace(
+                tensor,
+                sources=tuple(tensor.sources[i] for i in run.holders),
+                weights=[tensor.weights[i] for i in run.holders],
+            )
+            own_values = [part(values[i], tensor.element) for i in run.holders]
+            self._combined(own, run.stretch, own_values, own_base, None, result)
+        elif own_base is not None:
+            self._copy(tensor, run.stretch, own_base, result)
+        else:
+            result[:] = 0
+            self._count(tensor, num_floats=run.stretch.count, nonzero=0)
+
+    def _combined(
+        self,
+        tensor: MergedTensor,
+        stretch: Stretch,
+        values: Sequence[Bytes],
+        base: Bytes | None,
+        mask: Bytes | None,
+        out: Bytes,
+    ) -> None:
         weights, divisor = self._angles.get(tensor.name, (tensor.weights, tensor.divisor))
         added = [*values, *([base] if base is not None else [])]
         terms = (

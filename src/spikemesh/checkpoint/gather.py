@@ -19,8 +19,18 @@ from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Options
 from spikemesh.checkpoint.plan import Settings, plan
 from spikemesh.checkpoint.recipe import CHECKSUM_KEY, SLERP, Leaf, Recipe, read_recipe
+from spikemesh.checkpoint.rows import Matching
 from spikemesh.checkpoint.selection import Selection, select
-from spikemesh.checkpoint.settings import by_place, of_contents, of_leaves, said_of, settings_of, wanted_of, weighed
+from spikemesh.checkpoint.settings import (
+    by_place,
+    matching_of,
+    of_contents,
+    of_leaves,
+    said_of,
+    settings_of,
+    wanted_of,
+    weighed,
+)
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.checkpoint.weights import fitted
 from spikemesh.errors import CheckpointError
@@ -95,7 +105,8 @@ class Gathering:
         selection = select(options, [c.path for c in opened], has_base=extras["base"] is not None, signed=signed)
         if made is None:
             early = settings_of(wanted, [Fraction(1)] * len(opened), by_place(selection, len(opened)))
-            check(plan(opened, early, **extras), disjoint=wanted.disjoint)  # before anything is read
+            if wanted.vocab is None:
+                check(plan(opened, early, **extras), disjoint=wanted.disjoint)  # before anything is read
             leaves = self._without_copies(opened, weights)
         else:
             leaves = self._regroup(opened, recipes, weights, extras, wanted, options)
@@ -121,7 +132,8 @@ class Gathering:
         if not selection.take and not selection.weight_of:
             numbers = {leaf.content: i for i, leaf in enumerate(leaves) if leaf.content is not None}
             selected = of_contents(wanted, numbers)
-        return _checked(leaves, extras, settings_of(wanted, weights, selected, leaves), rounded)
+        settings = settings_of(wanted, weights, selected, leaves)
+        return _checked(leaves, extras, settings, matching_of(wanted, leaves, extras["base"]), rounded)
 
     def from_recipe(
         self, recipe: Recipe, given: Sequence[Path], *, base: Path | Checkpoint | None, mask: Path | Checkpoint | None
@@ -146,7 +158,8 @@ class Gathering:
         leaves = self._leaves(recipe, copies)
         numbers = {str(leaf.content): i for i, leaf in enumerate(leaves)}
         weights = [leaf.weight for leaf in leaves]
-        return _checked(leaves, extras, settings_of(recipe, weights, of_contents(recipe, numbers), leaves), False)
+        settings = settings_of(recipe, weights, of_contents(recipe, numbers), leaves)
+        return _checked(leaves, extras, settings, matching_of(recipe, leaves, extras["base"]), False)
 
     def _extra(self, name: str, given: Path | Checkpoint | None, content: str | None) -> Checkpoint | None:
         """The base or mask of a merge: what the user gives, or where this machine saw that of an earlier merge."""
@@ -270,14 +283,21 @@ class Gathering:
 
 
 def _checked(
-    leaves: Sequence[OpenLeaf], extras: Mapping[str, Checkpoint | None], settings: Settings, rounded: bool
+    leaves: Sequence[OpenLeaf],
+    extras: Mapping[str, Checkpoint | None],
+    settings: Settings,
+    matching: Matching | None,
+    rounded: bool,
 ) -> Gathered:
+    settings = replace(settings, matching=matching)
     inputs = [leaf.checkpoint for leaf in leaves]
     if settings.rule == SLERP and (len(leaves) > 2 or extras["base"] is not None):
         raise ValueError(
             f"slerp goes from one checkpoint to one other, without a base: got {len(leaves)}"
             + (" and a base." if extras["base"] is not None else ". Take merged files as they are with --as-is.")
         )
+    if matching is not None and (settings.rule == SLERP or extras["mask"] is not None):
+        raise ValueError("--vocab goes with neither slerp nor --mask-from: both need all rows of all inputs")
     planned = plan(inputs, settings, **extras)
     if settings.version > 1:
         check(planned, disjoint=settings.disjoint)

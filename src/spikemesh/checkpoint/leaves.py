@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from spikemesh.checkpoint.engine import Ingredients
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.plan import BASE_NUMBER, Plan, Settings
-from spikemesh.checkpoint.recipe import BASE, Leaf, Recipe, Take, WeightOf
+from spikemesh.checkpoint.recipe import BASE, Leaf, Recipe, Take, Tokens, WeightOf
+from spikemesh.checkpoint.rows import Matching
 from spikemesh.checkpoint.source import Checkpoint
 from spikemesh.errors import CheckpointError, InvalidData
 
@@ -63,8 +64,17 @@ class Gathered:
             integers=said.integers,
             allow_non_finite=said.allow_non_finite,
             disjoint=said.disjoint,
+            vocab=None if said.matching is None else said.matching.whose,
+            tokens=() if said.matching is None else tuple(sorted(_tokens(said.matching, contents))),
             version=said.version,
         )
+
+
+def _tokens(matching: Matching, contents: Sequence[str]) -> Iterator[Tokens]:
+    for content, vocabulary in zip(contents, matching.inputs, strict=True):
+        yield Tokens(content, vocabulary.digest)
+    if matching.base is not None:
+        yield Tokens(BASE, matching.base.digest)
 
 
 def require_same_weight(one: OpenLeaf, other: OpenLeaf) -> None:

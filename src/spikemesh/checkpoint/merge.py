@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Unpack
 
 from spikemesh.checkpoint import model_config
-from spikemesh.checkpoint.companions import Carried, beside, choose, survey
+from spikemesh.checkpoint.companions import Carried, Companions, beside, choose, survey
 from spikemesh.checkpoint.content import CHECKSUM
 from spikemesh.checkpoint.engine import Engine, Ingredients, Sink
 from spikemesh.checkpoint.gather import Gathering
@@ -25,7 +26,9 @@ from spikemesh.checkpoint.options import Choices, Options, Place
 from spikemesh.checkpoint.output import Output
 from spikemesh.checkpoint.place import check_free, check_space, is_file_name
 from spikemesh.checkpoint.recipe import ADAPTERS_KEY, CHECKSUM_KEY, METADATA_KEY, Recipe
+from spikemesh.checkpoint.rows import MatchedRows, Matching
 from spikemesh.checkpoint.source import Checkpoint, TensorInfo
+from spikemesh.checkpoint.vocabulary import read_vocabulary
 from spikemesh.checkpoint.weights import Weight, given_weight
 from spikemesh.errors import CheckpointError
 from spikemesh.progress import SILENT, Progress
@@ -68,6 +71,8 @@ class MergeReport:
     """By tensor: NaN and infinities in the result, which all inputs have alike or that were let spread."""
     chosen_integers: Mapping[str, int] = field(default_factory=dict)
     """By tensor that is no float: elements that differ between the inputs, where `recipe.integers` has chosen one."""
+    matched: MatchedRows | None = None
+    """Rows of embeddings and heads that were matched by their tokens, if that was asked for."""
     weights_rounded: bool = False
     """The weights had more digits than fit together; those in `recipe` are what was merged by."""
     companions: Carried | None = None
@@ -196,7 +201,7 @@ class Run:
         try:
             engine = self._engine(output)
             recipe = self._merged(engine)
-            config, config_changes = _config(companions, results, engine)
+            config, config_changes = _config(companions, results, engine, gathered.plan.matched)
             output.finish(result_metadata(carried, recipe, engine.checksum.hexdigest()), config)
         finally:
             output.discard()
@@ -246,6 +251,7 @@ class Run:
             vanished=dict(sorted(tally.vanished.items())),
             non_finite=dict(sorted(tally.non_finite.items())),
             chosen_integers=dict(sorted(tally.chosen_integers.items())),
+            matched=gathered.plan.matched,
             weights_rounded=gathered.weights_rounded,
             bytes_read=gathered.ingredients.input_bytes,
             bytes_written=sum(result.size_bytes for result in self._results),
@@ -299,26 +305,51 @@ def companions_of(gathered: Gathered, out: Path | None, companions_from: Path | 
     """What the result takes along, and what stays behind; without `out` it is a folder."""
     copies = [(leaf.weight, copy) for leaf in gathered.leaves for copy in (leaf.checkpoint, *leaf.others)]
     candidates = [(weight, seen) for weight, copy in copies if (seen := beside(copy)) is not None]
-    base = gathered.ingredients.base
+    base, matching = gathered.ingredients.base, gathered.settings.matching
     first = None if base is None else beside(base)
-    if companions_from is not None:
-        if not companions_from.is_dir():
-            raise CheckpointError(
-                f"{companions_from} is not a folder. Name the one that configuration and tokenizer come from."
-            )
+    if companions_from is not None and not companions_from.is_dir():
+        raise CheckpointError(
+            f"{companions_from} is not a folder. Name the one that configuration and tokenizer come from."
+        )
+    if matching is not None and not (out is not None and is_file_name(out)):
+        first = _of_reference(gathered, matching, companions_from)
+    elif companions_from is not None:
         first = survey(companions_from)
-        if not first.files:
-            raise CheckpointError(f"{companions_from} has no configuration to take along. Name the folder of a model.")
+    if companions_from is not None and (first is None or not first.files):
+        raise CheckpointError(f"{companions_from} has no configuration to take along. Name the folder of a model.")
     return choose(candidates, first=first, one_file=out is not None and is_file_name(out))
 
 
+def _of_reference(gathered: Gathered, matching: Matching, named: Path | None) -> Companions | None:
+    """What stands beside the tokenizer that the result's rows are of; `CheckpointError` if another one was `named`."""
+    if named is not None:
+        vocabulary = read_vocabulary(named)
+        if vocabulary is None or vocabulary.digest != matching.reference.digest:
+            raise CheckpointError(f"{named} has not the tokens of {matching.reference.path}, which the result has.")
+        return survey(named)
+    ingredients, pairs = gathered.ingredients, zip(gathered.leaves, matching.inputs, strict=True)
+    own = [(leaf.weight, v.path.parent) for leaf, v in pairs if v.digest == matching.reference.digest]
+    folders = own if matching.base is None else [(Fraction(1), matching.base.path.parent)]
+    files = [file.path for c in (*ingredients.inputs, *ingredients.beside) for file in c.files]
+    merged = {folder: [path.name for path in files if path.parent == folder] for _, folder in folders}
+    found = choose([(weight, survey(folder, merged[folder])) for weight, folder in folders]).source
+    if found is None:
+        raise CheckpointError(
+            f"nothing beside {matching.reference.path} says that it is a model's, so that a folder could take its "
+            "tokenizer along. Put its config.json there, or name the folder of one with --companions-from."
+        )
+    return found
+
+
 def _config(
-    companions: Carried, results: Sequence[TensorInfo], engine: Engine
+    companions: Carried, results: Sequence[TensorInfo], engine: Engine, matched: MatchedRows | None
 ) -> tuple[dict[str, bytes], tuple[model_config.Change, ...]]:
     """The configuration in the result, if it has to say something else than it did, and what."""
     text = model_config.read_config(companions.files)
     if text is None:
         return {}, ()
     others = [model_config.read_config(one.files) for one in companions.inputs]
-    text, changes = model_config.agree(text, results, engine.checksum.is_same, others)
+    text, changes = model_config.agree(
+        text, results, engine.checksum.is_same, others, None if matched is None else matched.num_rows
+    )
     return ({model_config.NAME: text} if changes else {}), changes

@@ -21,6 +21,7 @@ MAX_BYTES = 4 << 20
 DTYPES = {"F64": b"float64", "F32": b"float32", "F16": b"float16", "BF16": b"bfloat16"}
 DTYPE = re.compile(rb'("(?:torch_)?dtype"\s*:\s*"(?:torch\.)?)(float64|float32|float16|bfloat16)(")')
 TIED = re.compile(rb'("tie_word_embeddings"\s*:\s*)(true|false)\b')
+VOCAB_SIZE = re.compile(rb'("vocab_size"\s*:\s*)([0-9]+)\b')
 HEAD = re.compile(r"(.*\.)?lm_head\.weight", re.DOTALL)
 EMBEDDING = re.compile(r"(.*\.)?(embed_tokens|wte|embed_in|word_embeddings|shared)\.weight", re.DOTALL)
 
@@ -51,11 +52,13 @@ def agree(
     tensors: Sequence[TensorInfo],
     are_same: Callable[[str, str], bool],
     others: Iterable[bytes | None] = (),
+    num_rows: int | None = None,
 ) -> tuple[bytes, tuple[Change, ...]]:
     """`text` as it is for a result of `tensors`, and what was changed.
 
     A type that no tensor has becomes the one of most bytes. Whether head and embedding are tied is what all `others`,
     the inputs' configurations, say alike; and no if the result has both and `are_same` says that they differ.
+    `num_rows` is the length of a vocabulary that was matched.
     """
     changes: dict[Change, None] = {}
 
@@ -74,6 +77,8 @@ def agree(
     tied = _tied([tensor.name for tensor in tensors], are_same, others)
     if tied is not None:
         text = TIED.sub(lambda m: change("tie_word_embeddings", m, tied), text)
+    if num_rows is not None and len({match[2] for match in VOCAB_SIZE.finditer(text)}) == 1:
+        text = VOCAB_SIZE.sub(lambda m: change("vocab_size", m, str(num_rows).encode()), text)
     return text, tuple(changes)
 
 

@@ -22,6 +22,10 @@ INSIDE = "_orig_mod."
 """A compiled part of a model has it in the middle of its names."""
 MAX_WRAPPERS = 4
 
+HEADS = re.compile(r"(.*\.)?(lm_head|output|embed_out|output_layer)\.weight")
+EMBEDDINGS = re.compile(r"(.*\.)?(embed_tokens|wte|tok_embeddings|word_embeddings|embed_in|shared|embedding)\.weight")
+"""Tensors with a row for every token: what comes out, and what goes in."""
+
 
 def matcher(patterns: Iterable[str]) -> re.Pattern[str]:
     """Matches the whole of a name if one of the patterns does; case counts."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from spikemesh.checkpoint.recipe import DTYPES, INTEGERS, RULE_NAMES
+from spikemesh.checkpoint.recipe import DTYPES, INTEGERS, RULE_NAMES, VOCABS
 
 Names = Sequence[str]
 """Patterns of tensors' names, as a shell has them for files: `*.running_mean`, `model.layers.[0-3].*`."""
+
+
+KNOWN: Mapping[str, tuple[str, Sequence[str]]] = {
+    "rule": ("a rule", RULE_NAMES),
+    "dtype": ("a type", ("keep", *DTYPES)),
+    "integers": ("a choice for integers", INTEGERS),
+    "vocab": ("a vocabulary", VOCABS),
+}
 
 
 class Choices(TypedDict, total=False):
@@ -26,6 +34,7 @@ class Choices(TypedDict, total=False):
     integers: str | None
     allow_non_finite: bool
     disjoint: bool
+    vocab: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +64,8 @@ class Options:
     """Let NaN and infinity that are not the same in all inputs spread into the result."""
     disjoint: bool = False
     """Let inputs, a base or a mask file pass that share no tensor's name with the others."""
+    vocab: str | None = None
+    """Match the rows of embeddings and heads by the tokens' strings, one of `recipe.VOCABS`; by place without."""
 
     def __post_init__(self) -> None:
         for name in ("skip", "take", "weight_of"):
@@ -65,10 +76,14 @@ class Options:
                 f"{self.rule} drops values by chance, and no rule here draws random numbers: two machines, or two "
                 "orders, would give different results. sign-elect and trimmed-mean are what we have against conflicts."
             )
-        for name, known in (("rule", RULE_NAMES), ("dtype", ("keep", *DTYPES)), ("integers", INTEGERS)):
+        if self.vocab == "union":
+            raise ValueError(
+                "union would need one tokenizer of several, and tokenizers do not add up: the merges of one split what "
+                "is a token of the other. Take the vocabulary of one: --vocab base."
+            )
+        for name, (what, known) in KNOWN.items():
             value = getattr(self, name)
             if value is not None and value not in known:
-                what = {"rule": "a rule", "dtype": "a type", "integers": "a choice for integers"}[name]
                 raise ValueError(f"expected {what} of {', '.join(known)}, got {value!r}")
 
 

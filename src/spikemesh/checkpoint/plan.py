@@ -10,6 +10,7 @@ from functools import cached_property
 
 from spikemesh.checkpoint.names import Respelling, Table, aligned, as_they_are, following, matcher
 from spikemesh.checkpoint.recipe import DTYPES, PASSTHROUGH, RULES, SLERP
+from spikemesh.checkpoint.rows import Holders, MatchedRows, Matching, holders_of
 from spikemesh.checkpoint.source import Checkpoint, Tensor, TensorInfo
 from spikemesh.checkpoint.weights import integer_weights
 from spikemesh.errors import CheckpointError
@@ -41,6 +42,8 @@ class Settings:
     """Of the inputs by their content hashes, where `integers` asks for the first."""
     allow_non_finite: bool = False
     disjoint: bool = False
+    matching: Matching | None = None
+    """How rows of embeddings and heads are matched; without one by place."""
     version: int = 2
 
     @cached_property
@@ -90,6 +93,8 @@ class MergedTensor:
     rule: Rule = Rule.ACTIVE_MEAN
     base: Tensor | None = None
     mask: Tensor | None = None
+    rows: Holders | None = None
+    """Who has which row, where not all have all."""
     copied: bool = False
     """Taken as it is, `BASE_NUMBER` for the base."""
     slerp: bool = False
@@ -127,6 +132,8 @@ class Plan:
     """Tensors that the base alone has, or that were asked for from it."""
     respelled: Mapping[str, Respelling] = field(default_factory=dict)
     """By path."""
+    matched: MatchedRows | None = None
+    """Rows that were matched by their tokens, if that was asked for."""
 
     @property
     def partly_held(self) -> Mapping[str, tuple[str, ...]]:
@@ -151,6 +158,9 @@ def plan(
     follow = as_they_are if known is None else lambda checkpoint, *rest: following(checkpoint, known, *rest)
     base_table = None if base is None else follow(base)
     mask_table = None if mask is None else _mask_table(mask, known)
+    matched = None
+    if settings.matching is not None:
+        tables, base_table, matched = settings.matching.matched(tables, base_table, settings.skips)
     planning = _Planning(tables, base_table, mask_table, settings)
     merged = planning.tensors()
     everything = [table for table in (*tables, base_table, mask_table) if table is not None]
@@ -162,6 +172,7 @@ def plan(
         skipped=tuple(planning.skipped),
         from_base=tuple(t.name for t in merged if t.sources[0][0] == BASE_NUMBER),
         respelled={str(table.checkpoint.path): table.respelling for table in everything if table.respelling},
+        matched=matched,
     )
 
 
@@ -211,12 +222,24 @@ class _Planning:
         weights = [weight for weight in weights if weight]
         if not sources:
             self._clashes.append(f"{name[:200]!r} is to come from an input that does not have it")
+        elif self._lacks_rows(name, sources, None if taken is not None else reference):
+            return
         elif len(sources) == 1 and (taken is not None or settings.rule == PASSTHROUGH):
             yield self._copy(name, *sources[0])
         elif settings.rule == PASSTHROUGH:
             self._clashes.append(f"{name[:200]!r} is in {len(sources)} inputs, and passthrough takes each from one")
         elif self._fits(name, sources, reference):
             yield self._merged(name, sources, reference, weights, divisor)
+
+    def _lacks_rows(self, name: str, sources: Sequence[tuple[int, Tensor]], reference: Tensor | None) -> bool:
+        """Some token of the result is in none of them. Rows that stand for no token may be zero."""
+        matching = self._settings.matching
+        holders = None if matching is None else holders_of([tensor for _, tensor in sources], reference)
+        missing = [] if matching is None or holders is None else matching.tokens_of(holders.nowhere)
+        if missing:
+            token = missing[0][:50]
+            self._clashes.append(f"{name[:200]!r} is to come from where there is no row for {token!r}")
+        return bool(missing)
 
     def _copy(self, name: str, number: int, tensor: Tensor) -> MergedTensor:
         result = TensorInfo(name=name, element=self._result_element(tensor.element), shape=tensor.shape)
@@ -244,6 +267,7 @@ class _Planning:
             divisor=divisor,
             rule=Rule.SUM if is_slerp else RULES.get(settings.rule, Rule.ACTIVE_MEAN),
             base=reference if is_float else None,
+            rows=holders_of([tensor for _, tensor in sources], reference) if is_float else None,
             mask=self._mask_of(name, first) if is_float and self._mask is not None else None,
             slerp=is_slerp,
             integers=self._integers(first, sources),

@@ -16,6 +16,7 @@ from spikemesh.checkpoint.merge import Input, PathLike, companions_of, gather
 from spikemesh.checkpoint.names import Respelling
 from spikemesh.checkpoint.options import Choices, Options
 from spikemesh.checkpoint.plan import BASE_NUMBER, MergedTensor, Plan
+from spikemesh.checkpoint.rows import MatchedRows
 from spikemesh.checkpoint.weights import Weight
 from spikemesh.progress import SILENT
 
@@ -46,6 +47,8 @@ class Preview:
     tensors: Sequence[PlannedTensor]
     skipped: tuple[str, ...]
     left_out: Mapping[str, tuple[str, ...]]
+    matched: MatchedRows | None
+    """Rows of embeddings and heads that would be matched by their tokens."""
     companions: Carried
     """Configuration, tokenizer and the like: from which one input, and what would be left behind."""
     result_bytes: int
@@ -83,6 +86,7 @@ def preview(
                 for table in plan.inputs
                 if table.checkpoint.left_out
             },
+            matched=plan.matched,
             companions=companions_of(gathered, None if out is None else Path(out), source),
             result_bytes=sum(tensor.result.size_bytes for tensor in plan.tensors),
         )

@@ -43,6 +43,8 @@ WEIGHT = re.compile(
 INTEGERS = ("counters", "max", "first", "refuse")
 """What becomes of integers that differ: the larger of single numbers alone, as BatchNorm counts its batches (others are
 refused); the larger everywhere; those of the input with the smallest content hash; an error."""
+VOCABS = ("base",)
+"""Whose rows an embedding has, matched by the strings of tokens: the base's, or those of the reference (see `rows`)."""
 BASE = "base"
 """In the place of an input's content: the common base."""
 
@@ -72,6 +74,14 @@ class WeightOf:
     weight: Fraction
 
 
+@dataclass(frozen=True, order=True)
+class Tokens:
+    """The vocabulary that rows of this leaf, or of `BASE`, were matched by; a hash of its strings and ids."""
+
+    content: str
+    digest: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that the bytes of a merge depend on, apart from how they are cut into shards."""
@@ -92,6 +102,9 @@ class Recipe:
     allow_non_finite: bool = False
     disjoint: bool = False
     """Names need not be shared."""
+    vocab: str | None = None
+    tokens: tuple[Tokens, ...] = ()
+    """Of every leaf and the base, where there is a `vocab`."""
     version: int = FORMAT
     """1: names as they are in the files, nothing kept of what the base alone has."""
 
@@ -110,6 +123,7 @@ class Recipe:
             leaves=self.leaves | other.leaves,
             allow_non_finite=self.allow_non_finite or other.allow_non_finite,
             disjoint=self.disjoint or other.disjoint,
+            tokens=tuple(sorted({*self.tokens, *other.tokens})),
             version=max(self.version, other.version),
         )
 
@@ -145,8 +159,8 @@ class Recipe:
         return {name: getattr(self, name) for name in OPTIONS}
 
 
-OPTIONS = ("skip", "take", "weight_of", "integers", "allow_non_finite", "disjoint")
-JOINED = ("rule", "base", "mask", "dtype", "skip", "take", "weight_of", "integers")
+OPTIONS = ("skip", "take", "weight_of", "integers", "allow_non_finite", "disjoint", "vocab", "tokens")
+JOINED = ("rule", "base", "mask", "dtype", "skip", "take", "weight_of", "integers", "vocab")
 PLAIN = Recipe(rule="active-mean", leaves=frozenset())
 
 
@@ -170,6 +184,11 @@ class _WeightOf(msgspec.Struct):
     weight: str
 
 
+class _Tokens(msgspec.Struct):
+    content: str
+    digest: str
+
+
 class _Recipe(msgspec.Struct):
     format: int
     rule: str
@@ -183,6 +202,8 @@ class _Recipe(msgspec.Struct):
     integers: str = "counters"
     allow_non_finite: bool = False
     disjoint: bool = False
+    vocab: str | None = None
+    tokens: list[_Tokens] = []
 
 
 def read_recipe(metadata: Mapping[str, str], *, path: Path | str = "this file") -> Recipe | None:
@@ -196,6 +217,7 @@ def read_recipe(metadata: Mapping[str, str], *, path: Path | str = "this file") 
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidData(f"the record in {path} of what was merged is damaged: {error!s:.200}") from error
     is_known = raw.rule in RULE_NAMES and raw.dtype in ("keep", *DTYPES) and raw.integers in INTEGERS
+    is_known = is_known and raw.vocab in (None, *VOCABS)
     is_plain = all(said == getattr(PLAIN, name) for name, said in recipe.options().items())
     if not 1 <= raw.format <= FORMAT or not is_known or not raw.leaves or (raw.format == 1 and not is_plain):
         raise InvalidData(f"the record in {path} of what was merged is not of this version: {text:.200}")
@@ -214,10 +236,7 @@ def _recipe(raw: _Recipe) -> Recipe:
         mask=raw.mask,
         dtype=raw.dtype,
         skip=tuple(raw.skip),
-        take=tuple(
-            Take(t.pattern, tuple(BASE if content == BASE else _content(content) for content in t.contents))
-            for t in raw.take
-        ),
+        take=tuple(Take(t.pattern, tuple(map(_content_or_base, t.contents))) for t in raw.take),
         weight_of=tuple(
             WeightOf(w.pattern, _content(w.content), parse_weight(w.weight, signed=signed, zero=True))
             for w in raw.weight_of
@@ -225,8 +244,14 @@ def _recipe(raw: _Recipe) -> Recipe:
         integers=raw.integers,
         allow_non_finite=raw.allow_non_finite,
         disjoint=raw.disjoint,
+        vocab=raw.vocab,
+        tokens=tuple(sorted(Tokens(_content_or_base(t.content), _content(t.digest)) for t in raw.tokens)),
         version=raw.format,
     )
+
+
+def _content_or_base(text: str) -> str:
+    return text if text == BASE else _content(text)
 
 
 def _content(text: str) -> str:

@@ -45,6 +45,8 @@ def _lines(recipe: Recipe, names: Mapping[str, str]) -> Iterator[str]:
     for name in ("integers", "allow_non_finite", "disjoint"):
         if getattr(recipe, name) != getattr(PLAIN, name):
             yield f"{name} = {json.dumps(getattr(recipe, name))}"
+    if recipe.vocab is not None:
+        yield f"vocab = {_string(recipe.vocab)}"
     if recipe.skip:
         yield f"skip = {_strings(recipe.skip)}"
     for leaf in sorted(recipe.leaves):
@@ -58,6 +60,8 @@ def _lines(recipe: Recipe, names: Mapping[str, str]) -> Iterator[str]:
     for weight in recipe.weight_of:
         yield from ("", "[[weight_of]]", f"pattern = {_string(weight.pattern)}")
         yield from (f"content = {_string(weight.content)}", f"weight = {_string(str(weight.weight))}")
+    for tokens in recipe.tokens:
+        yield from ("", "[[tokens]]", f"content = {_string(tokens.content)}", f"digest = {_string(tokens.digest)}")
 
 
 def _named(content: str, names: Mapping[str, str]) -> Iterator[str]:
@@ -104,6 +108,8 @@ KEYS = frozenset(
         "skip",
         "take",
         "weight_of",
+        "vocab",
+        "tokens",
         "input",
         *EXTRAS,
     )

@@ -11,7 +11,10 @@ from spikemesh.checkpoint.leaves import OpenLeaf
 from spikemesh.checkpoint.options import Options
 from spikemesh.checkpoint.plan import BASE_NUMBER, Settings
 from spikemesh.checkpoint.recipe import BASE, PLAIN, Recipe
+from spikemesh.checkpoint.rows import Matching
 from spikemesh.checkpoint.selection import Selection
+from spikemesh.checkpoint.source import Checkpoint
+from spikemesh.checkpoint.vocabulary import vocabulary_of
 from spikemesh.errors import CheckpointError
 
 
@@ -27,13 +30,15 @@ def wanted_of(options: Options, made: Recipe | None) -> Recipe:
         integers=options.integers or like.integers,
         allow_non_finite=options.allow_non_finite or like.allow_non_finite,
         disjoint=options.disjoint or like.disjoint,
+        vocab=options.vocab or like.vocab,
+        tokens=(),
         version=PLAIN.version,
     )
 
 
 def said_of(wanted: Recipe, options: Options) -> dict[str, Any]:
     """What a user says of exceptions counts for all leaves, however they were merged before."""
-    names = [name for name in ("skip", "integers") if getattr(options, name)]
+    names = [name for name in ("skip", "integers", "vocab") if getattr(options, name)]
     names += ["take", "weight_of"] if options.take or options.weight_of else []
     return {name: getattr(wanted, name) for name in names}
 
@@ -99,3 +104,22 @@ def settings_of(
         disjoint=wanted.disjoint,
         version=wanted.version,
     )
+
+
+def matching_of(wanted: Recipe, leaves: Sequence[OpenLeaf], base: Checkpoint | None) -> Matching | None:
+    """The vocabularies of everything, where rows are to be matched. `CheckpointError` if they are not as recorded."""
+    if wanted.vocab is None:
+        return None
+    found = Matching(
+        inputs=[vocabulary_of([leaf.checkpoint, *leaf.copies]) for leaf in leaves],
+        base=None if base is None else vocabulary_of([base]),
+    )
+    found.require_alike()
+    recorded = {tokens.content: tokens.digest for tokens in wanted.tokens}
+    beside = [] if found.base is None else [(BASE, found.base)]
+    for content, vocabulary in [*((leaf.content, v) for leaf, v in zip(leaves, found.inputs, strict=True)), *beside]:
+        if recorded and recorded.get(content or "") != vocabulary.digest:
+            raise CheckpointError(
+                f"{vocabulary.path} has other tokens than when this was merged. Put the tokenizer of then beside it."
+            )
+    return found

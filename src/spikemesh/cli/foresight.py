@@ -13,6 +13,7 @@ from rich.filesize import decimal
 
 from spikemesh.cli.companions import carried_facts, print_carried
 from spikemesh.cli.names import encoded, shown, some
+from spikemesh.cli.rows import rows_said
 
 if TYPE_CHECKING:
     from spikemesh.checkpoint import Choices, Preview
@@ -69,4 +70,6 @@ def _print(found: Preview) -> None:
         print(f"{len(found.skipped)} left out, as was asked for: {some(found.skipped)}.")
     for path, left in found.left_out.items():
         print(f"Left out of {shown(path)}, because it is no tensor, or not in the index: {some(left)}.")
+    if found.matched is not None:
+        print(*rows_said(found.matched), sep="\n")
     print_carried(found.companions)

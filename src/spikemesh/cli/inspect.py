@@ -117,6 +117,8 @@ def _row(tensor: TensorReport) -> tuple[str, ...]:
 
 
 def _print(report: InspectReport) -> None:
+    from spikemesh.checkpoint import Recipe
+
     for line in _table(report):
         print(line)
     print(
@@ -132,6 +134,7 @@ def _print(report: InspectReport) -> None:
     print(
         f"Merged by {recipe.rule} from {len(recipe.leaves)} checkpoints"
         + (f" against the base {recipe.base[:16]}" if recipe.base else "")
+        + (", rows matched by tokens" if isinstance(recipe, Recipe) and recipe.vocab else "")
         + (":" if report.unchanged else ", and changed since then:")
     )
     for leaf in report.leaves:

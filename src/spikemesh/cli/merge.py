@@ -20,6 +20,7 @@ from spikemesh.cli.companions import carried_facts, print_carried
 from spikemesh.cli.foresight import foresee
 from spikemesh.cli.names import encoded, shown, some
 from spikemesh.cli.progress import shown_progress
+from spikemesh.cli.rows import rows_said
 from spikemesh.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -90,6 +91,10 @@ def merge(
     disjoint: Annotated[
         bool, typer.Option("--disjoint", help="Put inputs side by side that share no tensor's name.")
     ] = False,
+    vocab: Annotated[
+        str | None,
+        typer.Option(help="base: match the rows of embeddings and heads by their tokens; the base's are kept."),
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe in TOML, as `inspect --recipe` prints it: says all but the files.")
     ] = None,
@@ -129,6 +134,7 @@ def merge(
         "integers": integers,
         "allow_non_finite": allow_non_finite,
         "disjoint": disjoint,
+        "vocab": vocab,
     }
     beside = {"mask_from": mask_from, "dry_run": dry_run, "calibrate": calibrate}
     if recipe is not None or again is not None:
@@ -284,6 +290,7 @@ def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[s
             for leaf in sorted(report.recipe.leaves)
         ],
         **report.recipe.options(),
+        "matched": report.matched,
         "weights_rounded": report.weights_rounded,
         "copies": report.copies,
         "respelled": report.respelled,
@@ -334,6 +341,8 @@ def remarks(report: MergeReport) -> Iterator[str]:
         how = f"{respelling.old!r} taken off" if respelling.old else "nothing taken off"
         put = f", {respelling.new!r} put before them" if respelling.new else ""
         yield f"Names in {shown(path)}: {how}{put}."
+    if report.matched is not None:
+        yield from rows_said(report.matched)
     if report.weights_rounded:
         yield "The weights have more digits than fit together, and were rounded to those above."
     if report.partly_held:
