@@ -484,3 +484,22 @@ def test_a_tensor_without_values_is_refused() -> None:
 
     with pytest.raises(InvalidData, match=r"expected a dense tensor .* got .* meta"):
         merge([{"w": torch.empty(2, device="meta")}], out=None)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("x.q.lora_A.weight", "x.q.lora_B.weight"),
+        ("q.lora_embedding_A", "q.lora_embedding_B"),
+        ("lora_unet_q.lora_down.weight", "lora_unet_q.lora_up.weight"),
+        ("q.lora.down.weight", "q.lora.up.weight"),
+    ],
+)
+def test_factors_without_their_configuration_are_not_averaged(folder: Path, a: str, b: str) -> None:
+    paths = write(folder, one={a: f32(1, 2), b: f32(3), "w": f32(1)}, two={a: f32(4, 4), b: f32(1), "w": f32(3)})
+    with pytest.raises(CheckpointError, match=r"factors of a LoRA.*--take.*--skip"):
+        merge(paths, out=folder / "out.safetensors")
+    assert not (folder / "out.safetensors").exists()
+    _, result = merged(folder, paths, take=[f"{a}=1"])  # with one of them alike, the mean of the other is right
+    assert values(result[b]) == [2] and values(result[a]) == [1, 2]
+    assert values(merged(folder, paths, skip=["*lora*"])[1]["w"]) == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
@@ -12,16 +13,19 @@ from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.errors import CheckpointError, StoreError
 from spikemesh.files.rim import os_errors
 
+FACTOR = re.compile(r"(?P<module>.+)\.lora[_.](embedding_)?(?P<side>A|B|down|up)(\..*)?", re.S)
+"""Of a LoRA, as PEFT, diffusers and kohya call them: only their product means anything."""
 MAX_SCALE_BYTES = 64 << 20
 MAX_CONFIG_BYTES = 1 << 20
 
 
 def check(plan: Plan, *, disjoint: bool) -> None:
-    """`CheckpointError` for inputs that would have no part in the result, scales that differ, heads that are tied in
-    one input and not in another.
+    """`CheckpointError` for inputs that would have no part in the result, factors without their configuration, scales
+    that differ, heads that are tied in one input and not in another.
     """
     if not disjoint:
         _require_shared_names(plan)
+    _require_no_factors(plan)
     _require_equal_scales(plan)
     _require_alike_heads(plan)
 
@@ -68,6 +72,25 @@ def _no_names(table: Table, others: Collection[str], whose: str, way: str) -> st
 
 def _first(names: Collection[str]) -> str:
     return ", ".join(name[:200] for name in sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+
+
+# ---- factors of adapters ---------------------------------------------------------------------------------------------
+
+
+def _require_no_factors(plan: Plan) -> None:
+    """Where both factors of a product differ, a mean of each has not the mean of the products for its product."""
+    sides: dict[str, tuple[str, str]] = {}
+    for tensor in plan.tensors:
+        found = FACTOR.fullmatch(tensor.name)
+        if found is None or tensor.copied or len(tensor.sources) < 2:
+            continue
+        side, first = sides.setdefault(found["module"], (found["side"], tensor.name))
+        if side != found["side"]:
+            raise CheckpointError(
+                f"{first[:200]!r} and {tensor.name[:200]!r} are factors of a LoRA, and a mean of factors is not the "
+                "mean of adapters. Give the folders of the adapters, each with its adapter_config.json; or take these "
+                "tensors from one input (--take PATTERN=INPUT) or leave them out (--skip)."
+            )
 
 
 # ---- scaled 8-bit floats ---------------------------------------------------------------------------------------------
