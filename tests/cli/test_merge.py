@@ -360,3 +360,13 @@ def test_companions_from_what_is_no_folder(run: Run, files: Path) -> None:
 
 def test_its_version(run: Run) -> None:
     assert run("--version") == (0, f"spikemesh {spikemesh.__version__}\n", "")
+
+
+def test_what_was_taken_or_weighed_otherwise_is_said(run: Run, files: Path) -> None:
+    options = ["--take", "w=b.safetensors", "--weight-of", "a.safetensors:ids=0.5"]
+    code, stdout, _ = run("merge", "a.safetensors", "b.safetensors", "-o", "out.safetensors", *options)
+    assert code == 0 and "\nTaken as they are from b.safetensors: w.\n" in stdout
+    assert "\nIn ids the weight of a.safetensors is 1/2.\n" in stdout
+    from_base = ["--take", "v=base"]
+    code, stdout, _ = run("merge", "a.safetensors", "b.safetensors", "-o", "o", "--base", "b.safetensors", *from_base)
+    assert code == 0 and "\nTaken as they are from the base: v.\n" in stdout

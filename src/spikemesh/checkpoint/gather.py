@@ -273,7 +273,7 @@ class Gathering:
             raise CheckpointError(
                 f"to merge a merged file again, the files it was made from are needed, and {len(missing)} of "
                 f"{len(recipe.leaves)} are not where this machine saw them last: content {', '.join(missing[:3])}. "
-                "Give their paths as further inputs, or take the merged file as it is with --as-is."
+                "Give their paths as further inputs; a merge can also take the merged file as it is (--as-is)."
             )
         return list(leaves.values())
 

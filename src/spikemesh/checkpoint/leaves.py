@@ -79,10 +79,12 @@ def _tokens(matching: Matching, contents: Sequence[str]) -> Iterator[Tokens]:
 
 def require_same_weight(one: OpenLeaf, other: OpenLeaf) -> None:
     if one.weight != other.weight:
+        paths = sorted({str(leaf.checkpoint.path) for leaf in (one, other)})
+        who = f"{paths[0]} comes twice" if len(paths) == 1 else f"{paths[0]} and {paths[1]} are the same checkpoint"
         raise CheckpointError(
-            f"{one.checkpoint.path} and {other.checkpoint.path} are the same checkpoint, with the weights {one.weight} "
-            f"and {other.weight} in what was merged. It counts once: give every input a weight, and what reaches one "
-            "checkpoint adds up; or take merged files as they are with --as-is."
+            f"{who}, with the weights {one.weight} and {other.weight}, by itself or in what was merged before. It "
+            "counts once: give every input a weight, and what reaches one checkpoint adds up; or take merged files as "
+            "they are with --as-is."
         )
 
 

@@ -334,6 +334,8 @@ def _print(report: MergeReport, calibration: CalibrationReport | None) -> None:
 
 def remarks(report: MergeReport) -> Iterator[str]:
     """What else its user should know, a line each."""
+    from spikemesh.checkpoint.recipe import BASE
+
     recipe = report.recipe
     for path, original in report.copies.items():
         yield f"{shown(path)} is a copy of {shown(original)} and counts once (given weights add up)."
@@ -350,6 +352,11 @@ def remarks(report: MergeReport) -> Iterator[str]:
         yield f"Not in all inputs, and kept ({num} of {of} tensors): {some(report.partly_held)}."
     if report.from_base:
         yield f"As in the base ({len(report.from_base)} tensors): {some(report.from_base)}."
+    paths = {BASE: "the base", **{content: str(path) for content, path in report.leaves.items()}}
+    for take in recipe.take:
+        yield f"Taken as they are from {some([paths[content] for content in take.contents])}: {shown(take.pattern)}."
+    for weight in recipe.weight_of:
+        yield f"In {shown(weight.pattern)} the weight of {shown(paths[weight.content])} is {weight.weight}."
     if report.skipped:
         yield f"Left out, as was asked for ({len(report.skipped)} tensors): {some(report.skipped)}."
     if report.chosen_integers:
