@@ -13,6 +13,7 @@ import pytest
 from spikemesh.checkpoint import merge, merge_again, preview, read_recipe_file, recipe_of, to_toml, verify
 from spikemesh.checkpoint.content import PIECE_BYTES
 from spikemesh.checkpoint.known import CACHE_VARIABLE
+from spikemesh.checkpoint.vocabulary import read_vocabulary
 from spikemesh.errors import CheckpointError, InvalidData
 from tests.checkpoint.files import Raw, f32, read_safetensors, values, write_safetensors
 
@@ -153,7 +154,7 @@ def test_what_cannot_be_matched_is_refused(folder: Path, models: list[Path]) -> 
     base, x, y = models
     with pytest.raises(CheckpointError, match="do not fit together"):
         merge([x, y], out=folder / "out")
-    with pytest.raises(ValueError, match="union would need one tokenizer of several"):
+    with pytest.raises(CheckpointError, match="splits text in another way"):
         merge([x, y], out=folder / "out", vocab="union")
     with pytest.raises(ValueError, match="slerp"):
         merge([x, y], out=folder / "out", vocab="base", rule="slerp")
@@ -191,6 +192,74 @@ def test_a_damaged_tokenizer_is_named(folder: Path, models: list[Path], text: st
     (models[1] / "tokenizer.json").write_text(text)
     with pytest.raises(InvalidData, match="is no vocabulary"):
         merge(models[1:], out=folder / "out", vocab="base")
+
+
+def test_a_union_has_the_rows_and_tokens_of_all(folder: Path) -> None:
+    base = model(folder / "base", ["a", "b"], {"a": 1, "b": 2}, padding=2)
+    x = model(folder / "x", ["a", "b", "x", "shared"], {"a": 3, "b": 2, "x": 7, "shared": 2})
+    y = model(folder / "y", ["a", "shared", "more", "most", "b"], {"a": 1, "b": 4, "shared": 4, "more": 5, "most": 6})
+    (base / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"1": {"content": "b"}}}')
+    results = set()
+    for number, order in enumerate(([x, y], [y, x])):
+        out = folder / str(number)
+        report = merge(order, base=base, out=out, rule="mean", vocab="union")
+        assert report.matched is not None and report.matched.added == ("more", "most", "shared", "x")
+        results.add(tuple((path.name, path.read_bytes()) for path in sorted(out.iterdir())))
+    assert len(results) == 1
+    assert rows_of(out) == rows_of(out, HEAD) == [2, 3, 5, 6, 3, 7]
+    read = read_vocabulary(out)
+    assert read is not None and read.tokens == {t: i for i, t in enumerate(["a", "b", "more", "most", "shared", "x"])}
+    said = json.loads((out / "tokenizer.json").read_text())
+    assert said["added_tokens"][-1] == {"id": 5, "content": "x", "special": True}
+    decoder = json.loads((out / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    assert decoder["5"] == {"content": "x", "special": True} and list(decoder) == ["1", "2", "3", "4", "5"]
+    assert json.loads((out / "config.json").read_text()) == {"vocab_size": 6}
+    assert verify(out, [x, y], base=base).differences == ()
+    merge_again(recipe_of(out), out=folder / "again", from_folder=folder)
+    assert {path.name: path.read_bytes() for path in (folder / "again").iterdir()} == dict(next(iter(results)))
+
+
+def test_a_union_keeps_padding_behind_its_tokens_and_needs_a_folder(folder: Path) -> None:
+    base = model(folder / "base", ["a"], {"a": 1}, padding=3)
+    x = model(folder / "x", ["a", "x"], {"a": 1, "x": 7})
+    merge([x], base=base, out=folder / "out", vocab="union")
+    assert rows_of(folder / "out") == [1, 7, -1, -1]
+    with pytest.raises(CheckpointError, match="Name a folder"):
+        merge([x], base=base, out=folder / "out.safetensors", vocab="union")
+    with pytest.raises(ValueError, match="needs the base's rows"):
+        merge([x], base=base, out=folder / "no", vocab="union", rule="sum")
+    write_safetensors(x / "model.safetensors", {EMBEDDING: f32(1, 1, 1, 7, 7, 7, shape=(2, 3))})
+    with pytest.raises(CheckpointError, match="no row for 'x'"):
+        merge([x], base=base, out=folder / "no", vocab="union")
+
+
+def test_a_union_publishes_nothing_that_a_link_leads_to(folder: Path) -> None:
+    base = model(folder / "base", ["a"], {"a": 1})
+    x = model(folder / "x", ["a", "x"], {"a": 1, "x": 7})
+    (folder / "private.json").write_text('{"added_tokens_decoder": {}, "password": 1}')
+    (base / "tokenizer_config.json").symlink_to(folder / "private.json")
+    merge([x], base=base, out=folder / "out", vocab="union")
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    (base / "tokenizer.json").rename(folder / "tokenizer.json")
+    (base / "tokenizer.json").symlink_to(folder / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="none to take along"):
+        merge([x], base=base, out=folder / "no", vocab="union")
+
+
+def test_a_union_cannot_have_a_token_and_what_took_its_place(folder: Path) -> None:
+    base, x = (model(folder / name, ["a", "b"], {"a": 1, "b": 2}) for name in ("base", "x"))
+    for path, added in ((base, "n"), (x, "b")):
+        said = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 1, "content": added}]}
+        (path / "tokenizer.json").write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match="in the place of 'b'"):
+        merge([x], base=base, out=folder / "out", vocab="union")
+    (x / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0, "b": 1}}}')
+    with pytest.raises(CheckpointError, match="in the place of 'b'"):
+        merge([x], base=base, out=folder / "out", vocab="union")
 
 
 def test_an_added_token_may_take_the_place_of_another(folder: Path, models: list[Path]) -> None:

@@ -145,8 +145,8 @@ def test_rows_that_were_matched_by_tokens_are_said(run: Run, files: Path) -> Non
     _, stdout, _ = run(*arguments, "--force", "--json")
     assert json.loads(stdout)["vocab"] == "base" and json.loads(stdout)["matched"]["without_row"] == {"x": ["new"]}
     assert run("verify", "out", "x", "--base", "base")[0] == 0
-    code, _, stderr = run("merge", "x", "base", "--vocab", "union", "-o", "no")
-    assert code == 2 and "union would need one tokenizer of several" in " ".join(stderr.split())
+    code, _, stderr = run("merge", "x", "base", "--vocab", "all", "-o", "no")
+    assert code == 2 and "expected a vocabulary of base, union" in " ".join(stderr.split())
 
 
 def test_a_small_result_takes_a_small_disk(run: Run, files: Path) -> None:

@@ -298,6 +298,8 @@ def _checked(
         )
     if matching is not None and (settings.rule == SLERP or extras["mask"] is not None):
         raise ValueError("--vocab goes with neither slerp nor --mask-from: both need all rows of all inputs")
+    if matching is not None and matching.whose == "union" and settings.rule == "sum" and matching.base is not None:
+        raise ValueError("a sum of differences from the base needs the base's rows for all tokens: use --vocab base")
     planned = plan(inputs, settings, **extras)
     if settings.version > 1:
         check(planned, disjoint=settings.disjoint)

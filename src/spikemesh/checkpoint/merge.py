@@ -187,6 +187,7 @@ class Run:
         """Whole, or not at all; what this machine learns of files is remembered."""
         gathered, results = self.gathered, self._results
         companions = companions_of(gathered, place.out, place.companions_from)
+        tokenizer = _tokenizer(gathered.settings.matching, companions, place.out)
         carried = carried_metadata(gathered.leaves)
         check_space(place.out.parent, sum(result.size_bytes for result in results) + companions.size_bytes)
         output = Output(
@@ -202,7 +203,8 @@ class Run:
             engine = self._engine(output)
             recipe = self._merged(engine)
             config, config_changes = _config(companions, results, engine, gathered.plan.matched)
-            output.finish(result_metadata(carried, recipe, engine.checksum.hexdigest()), config)
+            texts = {**config, **tokenizer}
+            output.finish(result_metadata(carried, recipe, engine.checksum.hexdigest()), texts)
         finally:
             output.discard()
         report = self._report(engine, recipe, place.out)
@@ -324,7 +326,7 @@ def _of_reference(gathered: Gathered, matching: Matching, named: Path | None) ->
     """What stands beside the tokenizer that the result's rows are of; `CheckpointError` if another one was `named`."""
     if named is not None:
         vocabulary = read_vocabulary(named)
-        if vocabulary is None or vocabulary.digest != matching.reference.digest:
+        if vocabulary is None or not vocabulary.is_like(matching.reference):
             raise CheckpointError(f"{named} has not the tokens of {matching.reference.path}, which the result has.")
         return survey(named)
     ingredients, pairs = gathered.ingredients, zip(gathered.leaves, matching.inputs, strict=True)
@@ -339,6 +341,15 @@ def _of_reference(gathered: Gathered, matching: Matching, named: Path | None) ->
             "tokenizer along. Put its config.json there, or name the folder of one with --companions-from."
         )
     return found
+
+
+def _tokenizer(matching: Matching | None, companions: Carried, out: Path) -> Mapping[str, bytes]:
+    """Texts of a tokenizer that is none of the inputs'."""
+    if matching is None or not matching.has_new:
+        return {}
+    if is_file_name(out):
+        raise CheckpointError(f"a union has a tokenizer of its own, and {out} is one file. Name a folder.")
+    return matching.tokenizer(companions.files)
 
 
 def _config(

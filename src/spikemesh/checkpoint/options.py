@@ -76,11 +76,6 @@ class Options:
                 f"{self.rule} drops values by chance, and no rule here draws random numbers: two machines, or two "
                 "orders, would give different results. sign-elect and trimmed-mean are what we have against conflicts."
             )
-        if self.vocab == "union":
-            raise ValueError(
-                "union would need one tokenizer of several, and tokenizers do not add up: the merges of one split what "
-                "is a token of the other. Take the vocabulary of one: --vocab base."
-            )
         for name, (what, known) in KNOWN.items():
             value = getattr(self, name)
             if value is not None and value not in known:

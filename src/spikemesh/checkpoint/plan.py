@@ -215,7 +215,8 @@ class _Planning:
         if taken is not None:
             sources = [(number, tensor) for number, tensor in sources if number in taken]
         if reference is not None and (taken == ONLY_BASE or (not sources and taken is None)):
-            yield self._copy(name, BASE_NUMBER, reference)
+            if not self._lacks_rows(name, [(BASE_NUMBER, reference)], None):
+                yield self._copy(name, BASE_NUMBER, reference)
             return
         weights, divisor = settings.weights_in(name, [number for number, _ in sources])
         sources = [source for source, weight in zip(sources, weights, strict=True) if weight]

@@ -43,8 +43,9 @@ WEIGHT = re.compile(
 INTEGERS = ("counters", "max", "first", "refuse")
 """What becomes of integers that differ: the larger of single numbers alone, as BatchNorm counts its batches (others are
 refused); the larger everywhere; those of the input with the smallest content hash; an error."""
-VOCABS = ("base",)
-"""Whose rows an embedding has, matched by the strings of tokens: the base's, or those of the reference (see `rows`)."""
+VOCABS = ("base", "union")
+"""Whose rows an embedding has, matched by the strings of tokens: those of the base or the reference (see `rows`); or
+these, and after them those of all others."""
 BASE = "base"
 """In the place of an input's content: the common base."""
 

@@ -1,8 +1,9 @@
 """Rows of embeddings and heads brought together by the tokens that they stand for, read where they lie.
 
 The result has the rows of one vocabulary, the reference: the base's, else of the inputs' the one with the smallest
-hash, which depends on no order. A row that a checkpoint does not have takes no part. Rows beyond a tokenizer (padding)
-stand for nothing: those that have the reference's vocabulary keep them by place, the others leave theirs out.
+hash, which depends on no order. In a union those of all others follow. A row that a checkpoint does not have takes no
+part. Rows beyond a tokenizer (padding) stand for nothing: those that have the reference's vocabulary keep them by
+place, the others leave theirs out.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spikemesh.checkpoint.companions import Companion
 from spikemesh.checkpoint.names import EMBEDDINGS, HEADS, Table
 from spikemesh.checkpoint.source import Tensor
-from spikemesh.checkpoint.vocabulary import Vocabulary
+from spikemesh.checkpoint.vocabulary import Vocabulary, extended
 from spikemesh.checkpoint.windows import Stretch
 from spikemesh.errors import CheckpointError
 
@@ -50,11 +52,13 @@ class MatchedRows:
     """What became of rows that stand for tokens."""
 
     tokenizer: Path
-    """Whose tokens the result has."""
+    """Whose tokens come first, or alone."""
     tensors: tuple[str, ...]
     num_rows: int
     num_tokens: int
     """The other rows are padding, and kept where the vocabulary is this one."""
+    added: tuple[str, ...]
+    """Tokens of others that follow them, in a union."""
     without_row: Mapping[str, tuple[str, ...]]
     """By path: tokens that the result does not have."""
 
@@ -69,18 +73,44 @@ class Matching:
     base: Vocabulary | None = None
 
     @cached_property
+    def tokens(self) -> Mapping[str, int]:
+        """Of the result: new ones follow by their strings, whatever the order of the inputs."""
+        own = self.reference.tokens
+        new = sorted({token for v in self.inputs for token in v.tokens} - own.keys()) if self.whose == "union" else []
+        return {**own, **{token: number for number, token in enumerate(new, self.reference.num_ids)}}
+
+    @cached_property
     def reference(self) -> Vocabulary:
         return self.base or min(self.inputs, key=lambda vocabulary: (vocabulary.digest, str(vocabulary.path)))
 
     def require_alike(self) -> None:
         """`CheckpointError` if the strings of one mean bytes and those of another do not."""
         everything = [*self.inputs, self.reference]
+        if self.whose == "union" and (self.reference.splitting is None or len({v.splitting for v in everything}) > 1):
+            self._refuse_union(everything)
         known = {v.is_byte_level: v for v in everything if v.is_byte_level is not None}
         if len(known) > 1:
             raise CheckpointError(
                 f"the tokens of {known[True].path} are written as bytes and those of {known[False].path} are not, so "
                 "the same string does not mean the same. Merge models of one kind of tokenizer."
             )
+
+    def tokenizer(self, beside: Mapping[str, Companion]) -> Mapping[str, bytes]:
+        """Texts of the result's tokenizer, where they are not those `beside` it that come from the reference."""
+        new = {token: number for token, number in self.tokens.items() if token not in self.reference.tokens}
+        return extended(beside, new, self.inputs)
+
+    @property
+    def has_new(self) -> bool:
+        """The result has tokens that the reference has not."""
+        return len(self.tokens) > len(self.reference.tokens)
+
+    def _refuse_union(self, everything: Sequence[Vocabulary]) -> None:
+        other = next((v for v in everything if v.splitting != self.reference.splitting), self.reference)
+        raise CheckpointError(
+            f"a union needs one tokenizer, and {other.path} splits text in another way than {self.reference.path} "
+            "(only the same model with other added tokens adds up). Take the vocabulary of one: --vocab base."
+        )
 
     def matched(
         self, tables: Sequence[Table], base: Table | None, skips: Callable[[str], bool]
@@ -100,18 +130,19 @@ class Matching:
             tokenizer=self.reference.path,
             tensors=tuple(sorted(names)),
             num_rows=num_rows,
-            num_tokens=len(self.reference.tokens),
+            num_tokens=len(self.tokens),
+            added=tuple(token for token in self.tokens if token not in self.reference.tokens),
             without_row={
                 str(table.checkpoint.path): tuple(sorted(left))
                 for table, vocabulary in pairs
-                if (left := vocabulary.tokens.keys() - self.reference.tokens.keys())
+                if (left := vocabulary.tokens.keys() - self.tokens.keys())
             },
         )
         return found[: len(tables)], found[-1] if len(found) > len(tables) else base, said
 
     def tokens_of(self, rows: npt.NDArray[np.bool_]) -> list[str]:
         """Those that these rows of the result stand for."""
-        return [token for token, number in self.reference.tokens.items() if rows[number]] if rows.any() else []
+        return [token for token, number in self.tokens.items() if rows[number]] if rows.any() else []
 
     def _num_rows(self, pairs: Sequence[tuple[Table, Vocabulary]], names: set[str]) -> int:
         """As many as the reference has, with its padding."""
@@ -121,7 +152,7 @@ class Matching:
             for name in names & table.tensors.keys()
             if vocabulary is self.base or (self.base is None and vocabulary.digest == self.reference.digest)
         ]
-        return max(sizes, default=self.reference.num_ids)
+        return max(*sizes, *(number + 1 for number in self.tokens.values()))
 
     def _matched(self, table: Table, vocabulary: Vocabulary, names: set[str], num_rows: int) -> Table:
         tensors = dict(table.tensors)
@@ -134,8 +165,9 @@ class Matching:
         rows = np.full(num_rows, NONE, np.int64)
         if vocabulary.digest == self.reference.digest:
             rows[: min(height, num_rows)] = np.arange(min(height, num_rows))
+            rows[self.reference.num_ids :][: len(self.tokens) - len(self.reference.tokens)] = NONE  # others' tokens
             return rows
-        for token, number in self.reference.tokens.items():
+        for token, number in self.tokens.items():
             rows[number] = vocabulary.tokens.get(token, NONE)
         return rows
 

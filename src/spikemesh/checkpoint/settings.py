@@ -111,6 +111,7 @@ def matching_of(wanted: Recipe, leaves: Sequence[OpenLeaf], base: Checkpoint | N
     if wanted.vocab is None:
         return None
     found = Matching(
+        whose=wanted.vocab,
         inputs=[vocabulary_of([leaf.checkpoint, *leaf.copies]) for leaf in leaves],
         base=None if base is None else vocabulary_of([base]),
     )

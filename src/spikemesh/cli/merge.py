@@ -93,7 +93,7 @@ def merge(
     ] = False,
     vocab: Annotated[
         str | None,
-        typer.Option(help="base: match the rows of embeddings and heads by their tokens; the base's are kept."),
+        typer.Option(help="Match rows of embeddings by their tokens: base keeps the base's, union all of them."),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe in TOML, as `inspect --recipe` prints it: says all but the files.")

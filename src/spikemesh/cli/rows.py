@@ -18,5 +18,7 @@ def rows_said(matched: MatchedRows) -> Iterator[str]:
         f"Rows of {some(matched.tensors)} are matched by tokens, and are those of {shown(matched.tokenizer)}: "
         f"{matched.num_rows}{f', of which {padding} stand for no token' if padding else ''}."
     )
+    if matched.added:
+        yield f"Tokens of others that follow those ({len(matched.added)}): {some(matched.added)}."
     for path, tokens in matched.without_row.items():
         yield f"Tokens of {shown(path)} that are not among them, left out ({len(tokens)}): {some(tokens)}."
