@@ -215,7 +215,7 @@ def test_names_that_are_no_text(run: Run, files: Path) -> None:
     code, stdout, _ = run("merge", strange, "-o", "out.safetensors", "--json")
     assert code == 0 and json.loads(stdout)["leaves"][0]["path"] == "\ufffd.safetensors"
     code, stdout, _ = run("verify", os.fsdecode(b"\xfe.safetensors"), strange)
-    assert code == 0 and "\\udcfe.safetensors is what its 1 inputs give" in stdout
+    assert code == 0 and "\\udcfe.safetensors is what its 1 input gives" in stdout
     code, stdout, _ = run("inspect", os.fsdecode(b"\xfe.safetensors"))
     assert code == 0 and "\n\\udcfe.safetensors: 2 tensors" in stdout
 
@@ -370,3 +370,15 @@ def test_what_was_taken_or_weighed_otherwise_is_said(run: Run, files: Path) -> N
     from_base = ["--take", "v=base"]
     code, stdout, _ = run("merge", "a.safetensors", "b.safetensors", "-o", "o", "--base", "b.safetensors", *from_base)
     assert code == 0 and "\nTaken as they are from the base: v.\n" in stdout
+
+
+def test_one_is_one(run: Run, files: Path) -> None:
+    write_safetensors(files / "one.safetensors", {"w": f32(1)})
+    _, stdout, _ = run("merge", "one.safetensors", "-o", "m.safetensors", "--dry-run")
+    assert "Would be 1 tensor, " in stdout and "of 1 checkpoint. " in stdout
+    _, stdout, _ = run("merge", "one.safetensors", "-o", "m.safetensors")
+    assert ": 1 tensor, " in stdout and "active-mean of 1 checkpoint in" in stdout
+    _, stdout, _ = run("inspect", "m.safetensors")
+    assert ": 1 tensor, 1 element, " in stdout and "from 1 checkpoint:" in stdout
+    _, stdout, _ = run("verify", "m.safetensors")
+    assert "its 1 input gives by active-mean: 1 tensor, " in stdout

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from spikemesh.allocator import return_freed_memory
 from spikemesh.cli.companions import carried_facts, folder_facts, print_carried, print_folder
-from spikemesh.cli.names import encoded, shown
+from spikemesh.cli.names import counted, encoded, shown
 from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError
 
@@ -115,9 +115,9 @@ def say(report: AdapterReport, *, as_json: bool) -> None:
         }
         print(msgspec.json.encode(facts, enc_hook=encoded).decode())
         return
-    what = f"the base and {len(leaves)} adapters" if leaves else "the base"
+    what = f"the base and {counted(len(leaves), 'adapter')}" if leaves else "the base"
     print(
-        f"{shown(report.out)}: {what}; {report.num_tensors} tensors, {report.num_changed} of them changed, "
+        f"{shown(report.out)}: {what}; {counted(report.num_tensors, 'tensor')}, {report.num_changed} of them changed, "
         f"{decimal(report.bytes_written)}, in {report.seconds:.1f} s."
     )
     for leaf in leaves:
@@ -143,8 +143,8 @@ def say_stacked(report: StackReport, *, as_json: bool) -> None:
         print(msgspec.json.encode(facts, enc_hook=encoded).decode())
         return
     print(
-        f"{shown(report.out)}: one adapter of rank {report.rank} for {report.num_modules} modules, the sum of "
-        f"{len(report.adapters)} adapters, exactly."
+        f"{shown(report.out)}: one adapter of rank {report.rank} for {counted(report.num_modules, 'module')}, "
+        f"the sum of {counted(len(report.adapters), 'adapter')}, exactly."
     )
     for path, weight in report.adapters.items():
         print(f"  weight {weight}  {shown(path)}")

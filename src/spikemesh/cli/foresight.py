@@ -12,7 +12,7 @@ import typer
 from rich.filesize import decimal
 
 from spikemesh.cli.companions import carried_facts, print_carried
-from spikemesh.cli.names import encoded, shown, some
+from spikemesh.cli.names import counted, encoded, shown, some
 from spikemesh.cli.rows import rows_said
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def foresee(
 
 def _print(found: Preview) -> None:
     print(
-        f"Would be {len(found.tensors)} tensors, {decimal(found.result_bytes)}; {found.rule} of {len(found.weights)} "
-        "checkpoints. Nothing was written."
+        f"Would be {counted(len(found.tensors), 'tensor')}, {decimal(found.result_bytes)}; {found.rule} of "
+        f"{counted(len(found.weights), 'checkpoint')}. Nothing was written."
     )
     for path, weight in found.weights.items():
         print(f"  weight {weight}  {shown(path)}")

@@ -10,7 +10,7 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
-from spikemesh.cli.names import encoded, shown
+from spikemesh.cli.names import counted, encoded, shown
 from spikemesh.cli.progress import shown_progress
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _print(report: InspectReport) -> None:
     for line in _table(report):
         print(line)
     print(
-        f"{shown(report.path)}: {len(report.tensors)} tensors, {report.num_elements} elements, "
+        f"{shown(report.path)}: {counted(len(report.tensors), 'tensor')}, {counted(report.num_elements, 'element')}, "
         f"{decimal(report.size_bytes)}, {report.density:.2%} not zero, "
         f"{report.num_non_finite} not finite; content {report.content}."
     )
@@ -132,7 +132,7 @@ def _print(report: InspectReport) -> None:
     if recipe is None:
         return
     print(
-        f"Merged by {recipe.rule} from {len(recipe.leaves)} checkpoints"
+        f"Merged by {recipe.rule} from {counted(len(recipe.leaves), 'checkpoint')}"
         + (f" against the base {recipe.base[:16]}" if recipe.base else "")
         + (", rows matched by tokens" if isinstance(recipe, Recipe) and recipe.vocab else "")
         + (":" if report.unchanged else ", and changed since then:")

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 from spikemesh.cli.adapters import are_adapters, merge_adapters
 from spikemesh.cli.companions import carried_facts, print_carried
 from spikemesh.cli.foresight import foresee
-from spikemesh.cli.names import encoded, shown, some
+from spikemesh.cli.names import counted, encoded, shown, some
 from spikemesh.cli.progress import shown_progress
 from spikemesh.cli.rows import rows_said
 from spikemesh.errors import CheckpointError, DataError
@@ -314,8 +314,8 @@ def _facts(report: MergeReport, calibration: CalibrationReport | None) -> dict[s
 def _print(report: MergeReport, calibration: CalibrationReport | None) -> None:
     rate = (report.bytes_read + report.bytes_written) / 1e9 / max(report.seconds, 1e-9)
     print(
-        f"{shown(str(report.out))}: {report.num_tensors} tensors, {decimal(report.bytes_written)}, "
-        f"{report.density:.1%} not zero; {report.recipe.rule} of {len(report.leaves)} checkpoints in "
+        f"{shown(str(report.out))}: {counted(report.num_tensors, 'tensor')}, {decimal(report.bytes_written)}, "
+        f"{report.density:.1%} not zero; {report.recipe.rule} of {counted(len(report.leaves), 'checkpoint')} in "
         f"{report.seconds:.1f} s ({rate:.1f} GB/s)."
     )
     for leaf in sorted(report.recipe.leaves):
@@ -349,16 +349,16 @@ def remarks(report: MergeReport) -> Iterator[str]:
         yield "The weights have more digits than fit together, and were rounded to those above."
     if report.partly_held:
         num, of = len(report.partly_held), report.num_tensors
-        yield f"Not in all inputs, and kept ({num} of {of} tensors): {some(report.partly_held)}."
+        yield f"Not in all inputs, and kept ({num} of {counted(of, 'tensor')}): {some(report.partly_held)}."
     if report.from_base:
-        yield f"As in the base ({len(report.from_base)} tensors): {some(report.from_base)}."
+        yield f"As in the base ({counted(len(report.from_base), 'tensor')}): {some(report.from_base)}."
     paths = {BASE: "the base", **{content: str(path) for content, path in report.leaves.items()}}
     for take in recipe.take:
         yield f"Taken as they are from {some([paths[content] for content in take.contents])}: {shown(take.pattern)}."
     for weight in recipe.weight_of:
         yield f"In {shown(weight.pattern)} the weight of {shown(paths[weight.content])} is {weight.weight}."
     if report.skipped:
-        yield f"Left out, as was asked for ({len(report.skipped)} tensors): {some(report.skipped)}."
+        yield f"Left out, as was asked for ({counted(len(report.skipped), 'tensor')}): {some(report.skipped)}."
     if report.chosen_integers:
         chosen = {"first": "those of the input with the smallest content hash"}.get(recipe.integers, "the larger")
         yield f"Integers that differ, of which {chosen} were taken: {some(report.chosen_integers)}."

@@ -20,6 +20,11 @@ def some(names: Collection[str]) -> str:
     return ", ".join(map(shown, islice(names, SHOWN))) + more
 
 
+def counted(number: int, what: str) -> str:
+    """1 tensor, 2 tensors."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def encoded(value: object) -> str:
     """Paths and fractions for JSON; bytes of a file name that are no text become U+FFFD."""
     return str(value).encode(errors="surrogateescape").decode(errors="replace")

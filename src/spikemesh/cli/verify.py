@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
-from spikemesh.cli.names import shown
+from spikemesh.cli.names import counted, shown
 from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import Divergence
 
@@ -38,9 +38,11 @@ def verify(
         print(msgspec.json.encode(facts).decode())
     elif not wrong:
         apart = f", apart from {len(thresholds)} tensors of thresholds that were calibrated" if thresholds else ""
+        num = len(report.recipe.leaves)
         print(
-            f"{shown(out)} is what its {len(report.recipe.leaves)} inputs give by {report.recipe.rule}: "
-            f"{report.num_tensors} tensors, {decimal(report.num_bytes)}, every bit{apart}."
+            f"{shown(out)} is what its {counted(num, 'input')} {'gives' if num == 1 else 'give'} by "
+            f"{report.recipe.rule}: {counted(report.num_tensors, 'tensor')}, {decimal(report.num_bytes)}, "
+            f"every bit{apart}."
         )
     if wrong:
         found = "; ".join(
