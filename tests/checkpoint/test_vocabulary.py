@@ -219,6 +219,22 @@ def test_a_union_has_the_rows_and_tokens_of_all(folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in (folder / "again").iterdir()} == dict(next(iter(results)))
 
 
+def test_a_union_is_free_of_order_and_grouping(folder: Path) -> None:
+    """Without a base, and through merged folders."""
+    a, b, c = (
+        model(folder / str(number), tokens, {token: value + ord(token) for token in tokens})
+        for number, (value, tokens) in enumerate(((1, "pqr"), (5, "pts"), (7, "prxq")))
+    )
+    (folder / "out").mkdir()
+    merge([b, c], out=folder / "out" / "part", vocab="union")
+    merge([folder / "out" / "part", a], out=folder / "out" / "parts", vocab="union")
+    for number, order in enumerate(itertools.permutations((a, b, c))):
+        merge(order, out=folder / "out" / str(number), vocab="union")
+    read = [(folder / "out" / name) for name in ("parts", *map(str, range(6)))]
+    assert len({tuple((f.name, f.read_bytes()) for f in sorted(path.iterdir())) for path in read}) == 1
+    assert len(rows_of(read[0])) == 6
+
+
 def test_a_union_keeps_padding_behind_its_tokens_and_needs_a_folder(folder: Path) -> None:
     base = model(folder / "base", ["a"], {"a": 1}, padding=3)
     x = model(folder / "x", ["a", "x"], {"a": 1, "x": 7})
