@@ -83,7 +83,7 @@ def test_where_it_came_from(run: Run, files: Path) -> None:
 
 def test_values_that_are_no_tensors_are_counted(run: Run, files: Path) -> None:
     write_torch(files / "a.pt", {**torch_tensors({"w": f32(1)}), "epoch": 1, "lr": 0.1})
-    assert "Beside them 2 values that are no tensors, or not in the index." in run("inspect", "a.pt")[1]
+    assert "Beside them 2 values that are no tensors of the checkpoint." in run("inspect", "a.pt")[1]
     assert json.loads(run("inspect", "a.pt", "--json")[1])["left_out"] == ["epoch", "lr"]
 
 

@@ -83,7 +83,7 @@ def test_what_was_left_out_chosen_or_lost_is_said(run: Run, files: Path) -> None
         write_torch(files / name / "pytorch_model.bin", {**torch_tensors({name: f32(1e-9)}), "epoch": 1, "lr": 0.1})
         (files / name / "config.json").write_text(text)
     _, stdout, _ = run("merge", "x", "y", "-o", "out", "--dtype", "f16", "--disjoint")
-    assert "Left out of x, because it is no tensor, or not in the index: epoch, lr." in stdout
+    assert "Left out of x, as no tensor of the checkpoint: epoch, lr." in stdout
     assert "2 values were too small for f16 and became zero, in x, y." in stdout
     assert "Another input has these differently: config.json." in stdout
 

@@ -69,7 +69,7 @@ def _print(found: Preview) -> None:
     if found.skipped:
         print(f"{len(found.skipped)} left out, as was asked for: {some(found.skipped)}.")
     for path, left in found.left_out.items():
-        print(f"Left out of {shown(path)}, because it is no tensor, or not in the index: {some(left)}.")
+        print(f"Left out of {shown(path)}, as no tensor of the checkpoint: {some(left)}.")
     if found.matched is not None:
         print(*rows_said(found.matched), sep="\n")
     print_carried(found.companions)

@@ -127,7 +127,7 @@ def _print(report: InspectReport) -> None:
         f"{report.num_non_finite} not finite; content {report.content}."
     )
     if report.left_out:
-        print(f"Beside them {len(report.left_out)} values that are no tensors, or not in the index.")
+        print(f"Beside them {len(report.left_out)} values that are no tensors of the checkpoint.")
     recipe = report.recipe
     if recipe is None:
         return

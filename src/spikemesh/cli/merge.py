@@ -363,7 +363,7 @@ def remarks(report: MergeReport) -> Iterator[str]:
         chosen = {"first": "those of the input with the smallest content hash"}.get(recipe.integers, "the larger")
         yield f"Integers that differ, of which {chosen} were taken: {some(report.chosen_integers)}."
     for path, names in report.left_out.items():
-        yield f"Left out of {shown(path)}, because it is no tensor, or not in the index: {some(names)}."
+        yield f"Left out of {shown(path)}, as no tensor of the checkpoint: {some(names)}."
     if report.non_finite:
         total = sum(report.non_finite.values())
         yield f"{total} values are NaN or infinite, in {some(report.non_finite)}."
