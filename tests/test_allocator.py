@@ -77,6 +77,28 @@ def test_without_the_setting_every_step_pays_for_its_tensors_again() -> None:
     assert faults_per_step("thread") > 2 * TENSOR_PAGES
 
 
+HUGE = """
+import sys
+import torch
+from spikemesh.allocator import keep_freed_memory
+if "keep" in sys.argv:
+    keep_freed_memory()
+tensor = torch.ones(1 << 24)
+lines = open("/proc/self/smaps").read().splitlines()
+print(sum(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:")))
+"""
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_large_tensors_lie_in_huge_pages(keep: bool) -> None:
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not enabled.exists() or "[madvise]" not in enabled.read_text():
+        cannot("does not give huge pages to those who ask for them, and to them alone")
+    words = ["keep"] if keep else []
+    done = subprocess.run([sys.executable, "-c", HUGE, *words], capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 32 << 10) == keep
+
+
 def test_a_volunteer_sets_it_before_the_network_starts_its_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

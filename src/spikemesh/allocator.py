@@ -5,6 +5,7 @@ in a merge of adapters other ones for every matrix, in bounded memory.
 from __future__ import annotations
 
 import ctypes
+import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
 _NEVER = -1
@@ -14,10 +15,13 @@ _LARGEST_KEPT_BYTES = 1 << 30
 def keep_freed_memory() -> bool:
     """Keep freed tensors' memory in this process; False where the C library has no such setting.
 
-    Call it before any other thread is started. Otherwise glibc returns every tensor above 32 MB to the system when it
-    is freed, and the next step pays for it page by page, which can nearly double its time; and a thread that is given
-    an arena of its own does that above 64 MB whatever it is told (docs/decisions/013-one-arena.md).
+    Call it before any other thread is started and before torch makes a large tensor. Otherwise glibc returns every
+    tensor above 32 MB to the system when it is freed, and the next step pays for it page by page, which can nearly
+    double its time; and a thread that is given an arena of its own does that above 64 MB whatever it is told
+    (docs/decisions/013-one-arena.md). Torch also asks for huge pages then: a neuron's activations lie kilobytes apart,
+    and in small pages the processor would look up an address for each.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
