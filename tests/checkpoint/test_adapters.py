@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from safetensors.numpy import load_file, save_file
 
 from spikemesh.checkpoint import inspect, open_checkpoint, verify
 from spikemesh.checkpoint import merge as merge_checkpoints
-from spikemesh.checkpoint.adapters import AdapterReport, merge_adapters, stack_adapters, unmerge
+from spikemesh.checkpoint.adapters import (
+    AdapterReport,
+    merge_adapters,
+    preview_adapters,
+    preview_stack,
+    stack_adapters,
+    unmerge,
+)
 from spikemesh.checkpoint.adapters.remainder import remainder_path
 from spikemesh.checkpoint.known import CACHE_VARIABLE
 from spikemesh.checkpoint.output import Output
@@ -282,6 +290,8 @@ def test_an_adapter_of_adapters_takes_along_what_stands_beside_one_of_them(tmp_p
     ]
     assert (out / "tokenizer.json").read_text() == "heavy"
     assert set(report.companions.left) == set(adapters), "README is left behind, and named"
+    assert (sorted(report.companions.files), report.companions.differing) == (["tokenizer.json"], ("tokenizer.json",))
+    assert json.loads((out / "adapter_config.json").read_text())["r"] == 8, "computed anew, and so of neither"
 
 
 def test_an_adapter_of_adapters_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,3 +332,48 @@ def test_a_remainder_that_an_earlier_merge_left_there_is_passed_by(adapters: lis
     report = unmerge(out, adapters[1:2], out=out.parent / "back.safetensors")
     fresh = merge(adapters[2:], "fresh.safetensors", WEIGHTS[2:]).out
     assert report.remainder is None and report.out.read_bytes() == fresh.read_bytes()
+
+
+def test_a_preview_says_what_the_merge_does(adapters: list[Path]) -> None:
+    folder = adapters[0].parent
+    shutil.copytree(adapters[0], folder / "copy")
+    given = [adapters[3], adapters[0], folder / "copy"]
+    said: dict[str, Any] = {"weights": ["0.5", "1", "2"], "dtype": "f32", "base": folder / "base.safetensors"}
+    found = preview_adapters(given, out=folder / "out.safetensors", **said)
+    assert not (folder / "out.safetensors").exists()
+    assert {tensor.name: (tensor.how, len(tensor.sources)) for tensor in found.tensors} == {
+        "ids": ("kept from the base", 1),
+        "l.k_proj.weight": ("summed", 2),
+        "l.q_proj.weight": ("summed", 3),
+        "norm.weight": ("given another type", 1),
+    }
+    report = merge_adapters(given, out=folder / "out.safetensors", **said)
+    assert report.recipe is not None
+    weights = {str(report.adapters[leaf.content]): leaf.weight for leaf in report.recipe.leaves}
+    assert found.adapters == weights == {str(adapters[3]): Fraction(1, 2), str(adapters[0]): 3}
+    assert (found.copies, found.result_bytes) == (report.copies, report.bytes_written)
+    made = load_file(folder / "out.safetensors")
+    assert {tensor.name: tensor.shape for tensor in found.tensors} == {name: t.shape for name, t in made.items()}
+
+
+def test_a_preview_refuses_what_the_merge_refuses(adapters: list[Path]) -> None:
+    folder = adapters[0].parent
+    write_base(folder / "other.safetensors")
+    write_adapter(folder / "strange", seed=9, shapes={"gone.weight": (3, 3)})
+    with pytest.raises(CheckpointError, match="tensors that the base does not have: 'gone"):
+        preview_adapters([folder / "strange"], base=folder / "other.safetensors", out=folder / "out")
+    write_adapter(folder / "wide", seed=9, shapes={"l.q_proj.weight": (12, 9)})
+    with pytest.raises(CheckpointError, match="of different models"):
+        preview_stack([adapters[0], folder / "wide"], out=folder / "out")
+    with pytest.raises(ValueError, match="an adapter is a folder"):
+        preview_stack(adapters, out=folder / "out.safetensors")
+
+
+def test_a_preview_of_an_adapter_of_adapters(adapters: list[Path]) -> None:
+    folder, half = adapters[0].parent, adapters[0].with_name("half")
+    write_adapter(half, seed=9, rank=3, alpha=6)
+    found = preview_stack([adapters[0], half], out=folder / "out", weights=["1", "-0.5"])
+    assert not (folder / "out").exists()
+    report = stack_adapters([adapters[0], half], out=folder / "out", weights=["1", "-0.5"])
+    assert (found.rank, found.num_modules, found.adapters) == (report.rank, report.num_modules, report.adapters)
+    assert (found.rank, found.num_modules) == (4 + 3, 2) and found.companions == report.companions

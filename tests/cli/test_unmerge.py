@@ -43,10 +43,24 @@ def test_there_and_back(folder: Path) -> None:
 def test_adapters_without_a_base_stay_one(folder: Path) -> None:
     text = said("merge", "a0", "a1", "-o", "both")
     assert "one adapter of rank 6" in text
+    assert "Its adapter_config.json is that of a" in text and "tokenizer" not in text
     assert sorted(path.name for path in (folder / "both").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+
+
+def test_a_dry_run_says_what_would_be_merged_and_writes_nothing(folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    onto = ("merge", "a0", "a1", "--base", "base.safetensors", "-o", "all.safetensors", "--dry-run")
+    text = said(*onto)
+    assert "Would be 4 tensors, " in text and "base.safetensors and 2 adapters. Nothing was written." in text
+    assert "2 summed, from base.safetensors, a0, a1: l.k_proj.weight, l.q_proj.weight." in text
+    assert json.loads(said(*onto, "--weight", "1", "--weight", "2", "--json"))["adapters"] == {"a0": "1", "a1": "2"}
+    text = said("merge", "a0", "a1", "-o", "both", "--dry-run")
+    assert "Would be one adapter of rank 6 for 2 modules, the sum of 2 adapters, if it can be held exactly." in text
+    assert "Its adapter_config.json is that of a" in text and "tokenizer" not in text
+    assert sorted(folder.iterdir()) == before
 
 
 def test_what_stands_beside_the_base_comes_along_and_is_said(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from spikemesh.errors import CheckpointError
 
 if TYPE_CHECKING:
     from spikemesh.checkpoint.adapters import AdapterReport, StackReport
+    from spikemesh.checkpoint.companions import Carried
 
 NAMES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
@@ -37,6 +39,12 @@ def are_adapters(inputs: list[Path]) -> bool:
     return bool(found) and all(found)
 
 
+def require_base_for(options: Mapping[str, object]) -> None:
+    """What only a result that has a base in it can be asked for."""
+    if any(options.values()):
+        raise typer.BadParameter("adapters without --base stay one small adapter: leave out the other options")
+
+
 def merge_adapters(
     inputs: list[Path],
     out: Path,
@@ -55,7 +63,6 @@ def merge_adapters(
     from spikemesh.checkpoint.adapters import stack_adapters
 
     return_freed_memory()
-
     with shown_progress(hidden=as_json) as progress:
         try:
             if base is not None:
@@ -74,8 +81,6 @@ def merge_adapters(
                     ),
                     as_json=as_json,
                 )
-            elif keep_remainder or dtype is not None or shard_bytes is not None:
-                raise ValueError("adapters without --base stay one small adapter: leave out the other options")
             else:
                 say_stacked(
                     stack_adapters(
@@ -129,6 +134,13 @@ def say(report: AdapterReport, *, as_json: bool) -> None:
         print(f"What rounding lost is in {shown(report.remainder or '')}: {decimal(report.remainder_bytes)}.")
 
 
+def print_stacked_companions(carried: Carried) -> None:
+    """What stands beside an adapter made of several."""
+    if carried.source is not None:
+        print(f"Its {NAMES[0]} is that of {shown(carried.source.folder)}, with the ranks, scales and modules of all.")
+    print_carried(carried)
+
+
 def say_stacked(report: StackReport, *, as_json: bool) -> None:
     """One adapter made of several."""
     if as_json:
@@ -150,4 +162,4 @@ def say_stacked(report: StackReport, *, as_json: bool) -> None:
         print(f"  weight {weight}  {shown(path)}")
     for path, first in report.copies.items():
         print(f"{shown(path)} is a copy of {shown(first)}, and counts once, or adds its weight if weights are given.")
-    print_carried(report.companions)
+    print_stacked_companions(report.companions)

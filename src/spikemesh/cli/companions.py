@@ -30,7 +30,7 @@ def carried_facts(carried: Carried | None, changes: Sequence[Change] = ()) -> di
 def print_carried(carried: Carried | None, changes: Sequence[Change] = ()) -> None:
     """For people."""
     assert carried is not None, "a file or a folder was written"
-    if carried.source is not None:
+    if carried.source is not None and carried.files:
         print(f"Configuration and tokenizer are of {shown(carried.source.folder)}: {some(sorted(carried.files))}.")
     for change in changes:
         print(f"In its config.json, {change.key} was {change.before} and is {change.after}, as the tensors are.")

@@ -15,9 +15,9 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
-from spikemesh.cli.adapters import are_adapters, merge_adapters
+from spikemesh.cli.adapters import are_adapters, merge_adapters, require_base_for
 from spikemesh.cli.companions import carried_facts, print_carried
-from spikemesh.cli.foresight import foresee
+from spikemesh.cli.foresight import foresee, foresee_adapters
 from spikemesh.cli.names import counted, encoded, shown, some
 from spikemesh.cli.progress import shown_progress
 from spikemesh.cli.rows import rows_said
@@ -153,9 +153,14 @@ def merge(
         raise typer.BadParameter("--from-folder is for --recipe and --again; else name the inputs themselves")
     if are_adapters(inputs):
         refuse(
-            {**choices, **beside, "companions_from": companions_from, "rule": None, "dtype": None},
+            {**choices, **beside, "companions_from": companions_from, "rule": None, "dtype": None, "dry_run": None},
             "not for adapters. They take --base, --weight, --rule, --dtype, --shard-size and --keep-remainder",
         )
+        if base is None:
+            require_base_for({"keep_remainder": keep_remainder, "dtype": dtype, "shard_size": shard_bytes})
+        if dry_run:
+            foresee_adapters(inputs, out, base=base, weights=weight, rule=rule, dtype=dtype, as_json=as_json)
+            return
         merge_adapters(
             inputs,
             out,

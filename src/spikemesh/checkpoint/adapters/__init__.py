@@ -2,17 +2,22 @@
 
 from spikemesh.checkpoint.adapters.adapter import is_adapter
 from spikemesh.checkpoint.adapters.merge import AdapterReport, merge_adapters
+from spikemesh.checkpoint.adapters.preview import AdapterPreview, StackPreview, preview_adapters, preview_stack
 from spikemesh.checkpoint.adapters.recipe import AdapterLeaf, AdapterRecipe, read_adapter_recipe
 from spikemesh.checkpoint.adapters.stack import StackReport, stack_adapters
 from spikemesh.checkpoint.adapters.unmerge import unmerge
 
 __all__ = [
     "AdapterLeaf",
+    "AdapterPreview",
     "AdapterRecipe",
     "AdapterReport",
+    "StackPreview",
     "StackReport",
     "is_adapter",
     "merge_adapters",
+    "preview_adapters",
+    "preview_stack",
     "read_adapter_recipe",
     "stack_adapters",
     "unmerge",

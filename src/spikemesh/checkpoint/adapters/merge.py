@@ -14,7 +14,7 @@ from spikemesh.checkpoint.adapters.engine import AdapterEngine, Base, Opened
 from spikemesh.checkpoint.adapters.factors import Weighted
 from spikemesh.checkpoint.adapters.gather import Gathered, Library
 from spikemesh.checkpoint.adapters.plan import ChangedTensor, plan
-from spikemesh.checkpoint.adapters.recipe import RULES, AdapterRecipe, result_metadata, weights_of
+from spikemesh.checkpoint.adapters.recipe import AdapterRecipe, require_known, result_metadata, weights_of
 from spikemesh.checkpoint.adapters.remainder import RemainderWriter, remainder_path
 from spikemesh.checkpoint.companions import Companions, beside
 from spikemesh.checkpoint.content import CHECKSUM
@@ -23,7 +23,6 @@ from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Place
 from spikemesh.checkpoint.output import Output
 from spikemesh.checkpoint.place import check_free, check_space
-from spikemesh.checkpoint.recipe import DTYPES
 from spikemesh.progress import SILENT, Progress
 
 PathLike = str | Path
@@ -80,11 +79,7 @@ def merge_adapters(
     """
     began = time.monotonic()
     place = Place(out=Path(out), shard_bytes=shard_bytes, force=force)
-    if rule not in RULES or dtype not in ("keep", *DTYPES):
-        raise ValueError(
-            f"expected of adapters a rule of {', '.join(RULES)} and a type of keep, {', '.join(DTYPES)}, got {rule!r} "
-            f"and {dtype!r}"
-        )
+    require_known(rule, dtype)
     factors = weights_of(weights, len(inputs), rule)
     check_free(place.out, force=force, shard_bytes=shard_bytes)
     if keep_remainder:

@@ -108,6 +108,15 @@ def signed_weight(text: str | float | Fraction) -> Fraction:
     return -size if str(text).startswith("-") else size
 
 
+def require_known(rule: str, dtype: str = "keep") -> None:
+    """`ValueError` for what adapters are not merged by, or to."""
+    if rule not in RULES or dtype not in ("keep", *DTYPES):
+        raise ValueError(
+            f"expected of adapters a rule of {', '.join(RULES)} and a type of keep, {', '.join(DTYPES)}, got {rule!r} "
+            f"and {dtype!r}"
+        )
+
+
 def weights_of(given: Sequence[str | float | Fraction] | None, count: int, rule: str) -> list[Fraction]:
     """One weight per adapter: as they are for `sum`, relative to each other for `mean`."""
     if given is not None and len(given) != count:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from math import lcm, nextafter
@@ -20,7 +20,7 @@ import numpy as np
 from spikemesh.checkpoint.adapters.adapter import PREFIX, WEIGHT_NAMES, Adapter, Pair, read_matrix
 from spikemesh.checkpoint.adapters.config import CONFIG_NAME
 from spikemesh.checkpoint.adapters.gather import Gathered, Library
-from spikemesh.checkpoint.adapters.recipe import RULES, weights_of
+from spikemesh.checkpoint.adapters.recipe import require_known, weights_of
 from spikemesh.checkpoint.companions import Carried, choose, survey
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.options import Place
@@ -67,7 +67,7 @@ class Stacked:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     adapter: Adapter
     pair: Pair
     coefficient: Fraction = field(default=Fraction(1))
@@ -89,17 +89,15 @@ def stack_adapters(
     `CheckpointError` if that cannot be held exactly, or tensors that were trained in full differ.
     """
     target = Path(out)
-    if rule not in RULES:
-        raise ValueError(f"expected a rule of {', '.join(RULES)}, got {rule!r}")
-    if target.suffix == ".safetensors":
-        raise ValueError(f"an adapter is a folder: expected {target} without .safetensors")
+    require_known(rule)
+    require_folder(target)
     factors = weights_of(weights, len(inputs), rule)
     check_free(target, force=force)
     with ExitStack() as stack:
         library = Library(stack=stack, known=KnownFiles(), progress=progress)
         gathered = library.gather([Path(path) for path in inputs], factors, add_up=weights is not None)
-        modules = _modules(gathered)
-        companions = _companions(gathered)
+        modules = {target: _stacked(target, parts) for target, parts in parts_of(gathered).items()}
+        companions = companions_of(gathered)
         _write(Place(out=target, force=force), modules, gathered, companions, progress)
         for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
             library.known.remember(adapter.checkpoint, leaf.content)
@@ -113,21 +111,32 @@ def stack_adapters(
         )
 
 
-def _modules(gathered: Gathered) -> dict[str, Stacked]:
-    parts: dict[str, list[_Part]] = {}
+def require_folder(out: Path) -> None:
+    """`ValueError` for a place where no adapter can be."""
+    if out.suffix == ".safetensors":
+        raise ValueError(f"an adapter is a folder: expected {out} without .safetensors")
+
+
+def parts_of(gathered: Gathered) -> dict[str, list[Part]]:
+    """What is put side by side, by target. `CheckpointError` if that does not fit together."""
+    parts: dict[str, list[Part]] = {}
     for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
         for target, pair in adapter.pairs.items():
-            parts.setdefault(target, []).append(_Part(adapter, pair, leaf.weight * Fraction(pair.scale)))
+            parts.setdefault(target, []).append(Part(adapter, pair, leaf.weight * Fraction(pair.scale)))
     flags = {adapter.config.fan_in_fan_out for adapter in gathered.adapters}
     if len(flags) > 1:
         raise CheckpointError("some of the adapters have fan_in_fan_out and some not, so they are of different models.")
-    return {target: _stacked(target, found) for target, found in sorted(parts.items())}
+    for target, found in parts.items():
+        shapes = {(part.pair.kind, part.pair.a.shape[1], part.pair.b.shape[0]) for part in found}
+        if len(shapes) > 1:
+            raise CheckpointError(
+                f"the adapters do not fit together in {target[:200]!r}: they are of different models."
+            )
+    saved_of(gathered)
+    return dict(sorted(parts.items()))
 
 
-def _stacked(target: str, parts: Sequence[_Part]) -> Stacked:
-    shapes = {(part.pair.kind, part.pair.a.shape[1], part.pair.b.shape[0]) for part in parts}
-    if len(shapes) > 1:
-        raise CheckpointError(f"the adapters do not fit together in {target[:200]!r}: they are of different models.")
+def _stacked(target: str, parts: Sequence[Part]) -> Stacked:
     a = [read_matrix(part.pair.a, part.adapter.path) for part in parts]
     b = [read_matrix(part.pair.b, part.adapter.path) for part in parts]
     rank = sum(part.pair.rank for part in parts)
@@ -186,7 +195,7 @@ def _is_exact(matrix: Reals, factor: Fraction, product: Reals) -> bool:
     return bool((np.ldexp(significands, bits) % 1 == 0).all())
 
 
-def _saved(gathered: Gathered) -> dict[str, Tensor]:
+def saved_of(gathered: Gathered) -> dict[str, Tensor]:
     """What was trained in full, where that is the same, or in one adapter alone and of weight 1."""
     found: dict[str, Tensor] = {}
     for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
@@ -239,7 +248,7 @@ def _tensors(
             full = f"{name}.lora_embedding_{side}" if module.kind == "embedding" else f"{name}.lora_{side}.weight"
             element = ELEMENTS["F64" if matrix.dtype == np.float64 else "F32"]
             yield full, (TensorInfo(name=full, element=element, shape=matrix.shape), partial(_bytes, matrix))
-    for name, tensor in _saved(gathered).items():
+    for name, tensor in saved_of(gathered).items():
         full = prefix + name
         yield full, (TensorInfo(name=full, element=tensor.element, shape=tensor.shape), partial(_read, tensor))
 
@@ -254,10 +263,19 @@ def _read(tensor: Tensor) -> Bytes:
     return data
 
 
-def _companions(gathered: Gathered) -> Carried:
-    """What stands beside the adapters, of one of them: that of the largest weight, as with whole checkpoints."""
+def companions_of(gathered: Gathered) -> Carried:
+    """What stands beside the adapters, of one of them: that of the largest weight, as with whole checkpoints.
+
+    Without adapter_config.json, which is computed anew from that adapter's.
+    """
     weighed = zip(gathered.leaves, gathered.adapters, strict=True)
-    return choose([(leaf.weight, survey(a.path, [f.path.name for f in a.checkpoint.files])) for leaf, a in weighed])
+    seen = choose([(leaf.weight, survey(a.path, [f.path.name for f in a.checkpoint.files])) for leaf, a in weighed])
+    files = {name: file for name, file in seen.files.items() if name != CONFIG_NAME}
+    return replace(
+        seen,
+        source=None if seen.source is None else replace(seen.source, files=files),
+        differing=tuple(name for name in seen.differing if name != CONFIG_NAME),
+    )
 
 
 def _config(modules: Mapping[str, Stacked], gathered: Gathered, companions: Carried) -> dict[str, object]:
