@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ from spikemesh.checkpoint import (
     to_toml,
     verify,
 )
+from spikemesh.checkpoint.adapters import AdapterLeaf, AdapterRecipe, merge_adapters, merge_adapters_again
 from spikemesh.checkpoint.known import CACHE_VARIABLE
 from spikemesh.checkpoint.recipe import CHECKSUM_KEY, METADATA_KEY
 from spikemesh.errors import CheckpointError, InvalidData
+from tests.checkpoint.adapter_folders import write_adapter, write_base
 from tests.checkpoint.files import f32, i64, read_metadata, read_safetensors, values, write_safetensors
 
 
@@ -163,6 +166,78 @@ def test_what_a_recipe_does_not_name_is_refused_and_what_it_lacks_is_named(
 def test_what_a_recipe_file_lacks_is_said(folder: Path) -> None:
     path = folder / "recipe.toml"
     for text, words in (("", "names no inputs"), ("[[input]]\nname = 'a'", "'content' is missing")):
+        path.write_text(text)
+        with pytest.raises(InvalidData, match=words):
+            read_recipe_file(path)
+
+
+@pytest.fixture
+def adapters(folder: Path) -> list[Path]:
+    (folder / "base").mkdir()
+    write_base(folder / "base" / "model.safetensors")
+    (folder / "base" / "config.json").write_text("{}")
+    paths = [folder / name for name in ("a", "b")]
+    for seed, path in enumerate(paths):
+        write_adapter(path, seed=seed, use_rslora=bool(seed))
+    return paths
+
+
+def test_a_merge_of_adapters_is_repeated_with_files_found_by_content(
+    folder: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder / "out"
+    merge_adapters(adapters, base=folder / "base", out=out, rule="mean", weights=["1", "2"], dtype="f32")
+    recipe = recipe_of(out)
+    assert isinstance(recipe, AdapterRecipe) and {str(leaf.weight) for leaf in recipe.leaves} == {"1/3", "2/3"}
+    assert sorted(seen_names(recipe).values()) == ["a", "b", "base"]
+    (folder / "recipe.toml").write_text(to_toml(recipe, seen_names(recipe)))
+    assert read_recipe_file(folder / "recipe.toml") == recipe
+    (folder / "moved").mkdir()
+    for path in (*adapters, folder / "base"):
+        path.rename(folder / "moved" / f"of-{path.name}")
+    shutil.copytree(folder / "moved" / "of-a", folder / "moved" / "0-other-alpha")
+    (folder / "moved" / "0-other-alpha" / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 3, "lora_alpha": 1}'
+    )
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "empty"))
+    with pytest.raises(CheckpointError, match="3 of the 3 files of the recipe are neither"):
+        merge_adapters_again(recipe, out=folder / "again")
+    report = merge_adapters_again(recipe, out=folder / "again", from_folder=folder / "moved")
+    assert sorted(path.name for path in report.adapters.values()) == ["of-a", "of-b"]
+    assert {p.name: p.read_bytes() for p in (folder / "again").iterdir()} == {
+        p.name: p.read_bytes() for p in out.iterdir()
+    }
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_adapters_that_a_recipe_does_not_name_are_refused(folder: Path, adapters: list[Path]) -> None:
+    merge_adapters(adapters[:1], base=folder / "base", out=folder / "out")
+    recipe = recipe_of(folder / "out")
+    assert isinstance(recipe, AdapterRecipe)
+    with pytest.raises(CheckpointError, match="b has no part in the recipe"):
+        merge_adapters_again(recipe, adapters, out=folder / "again")
+    (adapters[0] / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 3, "lora_alpha": 1}')
+    with pytest.raises(CheckpointError, match="a has tensors of the recipe, and another adapter_config"):
+        merge_adapters_again(recipe, adapters[:1], out=folder / "again")
+    assert not (folder / "again").exists()
+
+
+def test_what_is_no_recipe_of_adapters_is_refused(folder: Path) -> None:
+    path, hash_ = folder / "recipe.toml", "a" * 64
+    adapter = f"[[adapter]]\ncontent = '{hash_}'\nmeaning = '{hash_}'\n"
+    base = f"[base]\ncontent = '{hash_}'\n"
+    path.write_text(adapter + base)
+    assert read_recipe_file(path) == AdapterRecipe(base=hash_, leaves=frozenset({AdapterLeaf(hash_, hash_)}))
+    for text, words in (
+        (adapter, "'base' is missing"),
+        (adapter.replace("meaning", "sense") + base, "'meaning' is missing"),
+        (adapter + base.replace(hash_, "../x"), "expected a hash"),
+        ("rule = 'mean'\n" + adapter + base, "unknown key 'rule'"),
+        ("adapter = 3\n" + base, "no recipe"),
+        ("adapter = []\n" + base, "not of this version"),
+        ("dtype = 'f8'\n" + adapter + base, "not of this version"),
+        (adapter + "weight = 0\n" + base, "expected a weight above 0"),
+    ):
         path.write_text(text)
         with pytest.raises(InvalidData, match=words):
             read_recipe_file(path)

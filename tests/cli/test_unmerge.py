@@ -87,8 +87,24 @@ def test_what_is_no_adapter_is_told_from_what_lacks_a_part(folder: Path) -> None
     assert not (folder / "out").exists()
 
 
-def test_a_merge_of_adapters_names_its_way_to_be_repeated(folder: Path) -> None:
-    said("merge", "a0", "a1", "--base", "base.safetensors", "-o", "all.safetensors")
-    for words in (["inspect", "all.safetensors", "--recipe"], ["merge", "--again", "all.safetensors", "-o", "x"]):
-        with pytest.raises(CheckpointError, match="is a base with 2 adapters"):
-            said(*words)
+def test_a_merge_of_adapters_is_repeated_from_its_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = ["--weight", "0.7", "--weight", "-2"]
+    said("merge", "a0", "a1", *weights, "--base", "base.safetensors", "-o", "all.safetensors", "--dtype", "bf16")
+    recipe = said("inspect", "all.safetensors", "--recipe")
+    assert 'name = "a1"' in recipe and 'name = "base.safetensors"' in recipe and str(folder) not in recipe
+    (folder / "r.toml").write_text(recipe)
+    (folder / "moved" / "deep").mkdir(parents=True)
+    (folder / "a0").rename(folder / "moved" / "x")
+    (folder / "a1").rename(folder / "moved" / "deep" / "y")
+    (folder / "base.safetensors").rename(folder / "moved" / "z.safetensors")
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "empty"))
+    for how in (["--recipe", "r.toml"], ["--again", "all.safetensors"]):
+        text = said("merge", *how, "--from-folder", "moved", "-o", "again.safetensors", "--force")
+        assert "the base and 2 adapters" in text
+        assert (folder / "again.safetensors").read_bytes() == (folder / "all.safetensors").read_bytes()
+
+
+def test_verify_says_that_an_adapter_has_no_recipe(folder: Path) -> None:
+    said("merge", "a0", "a1", "-o", "both")
+    with pytest.raises(CheckpointError, match="both is an adapter, which does not say what it was made of"):
+        said("verify", "both")

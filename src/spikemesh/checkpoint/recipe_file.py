@@ -13,6 +13,8 @@ weight = "7"
 [base]
 name = "start.safetensors"
 content = "…"
+
+Of adapters onto a base it has [[adapter]] in the place of [[input]], each with what its configuration means.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from typing import Any
 
 import msgspec
 
-from spikemesh.checkpoint.recipe import METADATA_KEY, PLAIN, Recipe, read_recipe
+from spikemesh.checkpoint.adapters.recipe import FORMAT as ADAPTER_FORMAT
+from spikemesh.checkpoint.adapters.recipe import AdapterRecipe, read_adapter_recipe
+from spikemesh.checkpoint.recipe import ADAPTERS_KEY, METADATA_KEY, PLAIN, Recipe, read_recipe
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.files.rim import os_errors
 
@@ -33,9 +37,19 @@ MAX_BYTES = 16 << 20
 EXTRAS = ("base", "mask")
 
 
-def to_toml(recipe: Recipe, names: Mapping[str, str]) -> str:
+def to_toml(recipe: Recipe | AdapterRecipe, names: Mapping[str, str]) -> str:
     """`names` by content, for people."""
-    return "\n".join(_lines(recipe, names)) + "\n"
+    lines = _adapter_lines(recipe, names) if isinstance(recipe, AdapterRecipe) else _lines(recipe, names)
+    return "\n".join(lines) + "\n"
+
+
+def _adapter_lines(recipe: AdapterRecipe, names: Mapping[str, str]) -> Iterator[str]:
+    yield f"format = {ADAPTER_FORMAT}"
+    yield f"dtype = {_string(recipe.dtype)}"
+    for leaf in sorted(recipe.leaves):
+        yield from ("", "[[adapter]]", *_named(leaf.content, names), f"meaning = {_string(leaf.meaning)}")
+        yield f"weight = {_string(str(leaf.weight))}"
+    yield from ("", "[base]", *_named(recipe.base, names))
 
 
 def _lines(recipe: Recipe, names: Mapping[str, str]) -> Iterator[str]:
@@ -78,7 +92,7 @@ def _strings(texts: tuple[str, ...]) -> str:
     return f"[{', '.join(map(_string, texts))}]"
 
 
-def read_recipe_file(path: Path) -> Recipe:
+def read_recipe_file(path: Path) -> Recipe | AdapterRecipe:
     """`InvalidData` for what is no recipe, `CheckpointError` if there is no such file."""
     with os_errors("reading", path):
         if not path.is_file():
@@ -86,13 +100,18 @@ def read_recipe_file(path: Path) -> Recipe:
         data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
     try:
         said = tomllib.loads(data.decode())
-        text = msgspec.json.encode(_as_metadata(said)).decode()
+        is_of_adapters = "adapter" in said
+        text = msgspec.json.encode((_as_adapter_metadata if is_of_adapters else _as_metadata)(said)).decode()
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         why = f"{error!s:.200} is missing" if isinstance(error, KeyError) else f"{error!s:.200}"
         raise InvalidData(
             f"{path} is no recipe of a merge: {why}. Expected what `spikemesh inspect --recipe` prints."
         ) from error
-    recipe = read_recipe({METADATA_KEY: text}, path=path)
+    recipe: Recipe | AdapterRecipe | None
+    if is_of_adapters:
+        recipe = read_adapter_recipe({ADAPTERS_KEY: text}, path=path)
+    else:
+        recipe = read_recipe({METADATA_KEY: text}, path=path)
     assert recipe is not None, "the key is there"
     return recipe
 
@@ -116,11 +135,30 @@ KEYS = frozenset(
 )
 
 
-def _as_metadata(said: dict[str, Any]) -> dict[str, Any]:
-    """As it stands in a merged file: without names. What a recipe does not have is an error."""
-    unknown = said.keys() - KEYS
+ADAPTER_KEYS = frozenset(("format", "dtype", "adapter", "base"))
+
+
+def _as_adapter_metadata(said: dict[str, Any]) -> dict[str, Any]:
+    """As it stands in what adapters were merged into."""
+    _require_known(said, ADAPTER_KEYS)
+    leaves = [
+        {"content": one["content"], "meaning": one["meaning"], "weight": str(one.get("weight", "1"))}
+        for one in said["adapter"]
+    ]
+    plain = {"format": said.get("format", ADAPTER_FORMAT), "dtype": said.get("dtype", "keep")}
+    return {**plain, "base": said["base"]["content"], "adapters": leaves}
+
+
+def _require_known(said: dict[str, Any], keys: frozenset[str]) -> None:
+    """What a recipe does not have is an error."""
+    unknown = said.keys() - keys
     if unknown:
         raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
+
+
+def _as_metadata(said: dict[str, Any]) -> dict[str, Any]:
+    """As it stands in a merged file: without names."""
+    _require_known(said, KEYS)
     if not said.get("input"):
         raise ValueError("it names no inputs ([[input]])")
     plain = {key: value for key, value in said.items() if key not in ("input", *EXTRAS)}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spikemesh.checkpoint.adapters.adapter import is_adapter
 from spikemesh.checkpoint.adapters.recipe import AdapterRecipe
 from spikemesh.checkpoint.engine import Engine
 from spikemesh.checkpoint.gather import Gathering
@@ -94,6 +95,11 @@ def verify(
     with ExitStack() as stack:
         known = KnownFiles()
         gathering = Gathering(stack, known, progress)
+        if is_adapter(Path(merged)):
+            raise CheckpointError(
+                f"{merged} is an adapter, which does not say what it was made of. Merge the adapters that it should be "
+                "made of again, and compare the files."
+            )
         opened = gathering.open(Path(merged))
         recipe = read_recipe(opened.metadata, path=opened.path)
         if ADAPTERS_KEY in opened.metadata:

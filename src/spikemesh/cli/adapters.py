@@ -17,8 +17,9 @@ from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from spikemesh.checkpoint.adapters import AdapterReport, StackReport
+    from spikemesh.checkpoint.adapters import AdapterRecipe, AdapterReport, StackReport
     from spikemesh.checkpoint.companions import Carried
+    from spikemesh.checkpoint.options import Place
 
 NAMES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
@@ -90,6 +91,26 @@ def merge_adapters(
                 )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
+
+
+def repeat_adapters(
+    recipe: AdapterRecipe, inputs: list[Path], from_folder: Path | None, place: Place, *, as_json: bool
+) -> None:
+    """Merge as a recipe of adapters says."""
+    from spikemesh.checkpoint.adapters import merge_adapters_again
+
+    return_freed_memory()
+    with shown_progress(hidden=as_json) as progress:
+        report = merge_adapters_again(
+            recipe,
+            inputs,
+            out=place.out,
+            from_folder=from_folder,
+            shard_bytes=place.shard_bytes,
+            force=place.force,
+            progress=progress,
+        )
+    say(report, as_json=as_json)
 
 
 def say(report: AdapterReport, *, as_json: bool) -> None:

@@ -15,7 +15,7 @@ import msgspec
 import typer
 from rich.filesize import decimal
 
-from spikemesh.cli.adapters import are_adapters, merge_adapters, require_base_for
+from spikemesh.cli.adapters import are_adapters, merge_adapters, repeat_adapters, require_base_for
 from spikemesh.cli.companions import carried_facts, print_carried
 from spikemesh.cli.foresight import foresee, foresee_adapters
 from spikemesh.cli.names import counted, encoded, shown, some
@@ -238,9 +238,13 @@ def repeat(
     as_json: bool,
 ) -> None:
     """Merge as a recipe says, of a file or of a merged file."""
-    from spikemesh.checkpoint import merge_again, read_recipe_file, recipe_of
+    from spikemesh.checkpoint import Recipe, merge_again, read_recipe_file, recipe_of
 
     said = recipe_of(again) if again is not None else read_recipe_file(recipe or Path())
+    if not isinstance(said, Recipe):
+        refuse({"companions_from": place.companions_from}, "not for adapters. Configuration comes with their base")
+        repeat_adapters(said, inputs, from_folder, place, as_json=as_json)
+        return
     with shown_progress(hidden=as_json) as progress:
         report = merge_again(
             said,

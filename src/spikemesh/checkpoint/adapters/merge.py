@@ -23,6 +23,8 @@ from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Place
 from spikemesh.checkpoint.output import Output
 from spikemesh.checkpoint.place import check_free, check_space
+from spikemesh.checkpoint.source import Checkpoint
+from spikemesh.errors import InvalidData
 from spikemesh.progress import SILENT, Progress
 
 PathLike = str | Path
@@ -86,48 +88,91 @@ def merge_adapters(
         check_free(remainder_path(place.out), force=force)
     with ExitStack() as stack:
         library = Library(stack=stack, known=KnownFiles(), progress=progress)
-        opened = library.open(Path(base))
-        gathered = library.gather([Path(path) for path in inputs], factors, add_up=weights is not None)
-        writing = Writing(
-            base=Opened(opened),
-            base_metadata=opened.metadata,
-            companions=beside(opened),
-            weighted=gathered.weighted,
-            tensors=plan(list(opened.tensors.values()), gathered.adapters, dtype),
+        run = Run(
+            library=library,
+            base=library.open(Path(base)),
+            gathered=library.gather([Path(path) for path in inputs], factors, add_up=weights is not None),
+            dtype=dtype,
             place=place,
+            keep_remainder=keep_remainder,
+            num_threads=num_threads,
+            began=began,
         )
-        remainder = RemainderWriter(place.out.parent) if keep_remainder else None
-        if remainder is not None:
-            stack.callback(remainder.close)
-        recipe = AdapterRecipe(base=UNKNOWN, leaves=frozenset(gathered.leaves), dtype=dtype)
-        output, engine = writing.work(recipe, remainder, progress, num_threads)
+        return run.merge()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One merge of adapters that were gathered into a base."""
+
+    library: Library
+    base: Checkpoint
+    base_content: str | None = None
+    """What it must turn out to be; None where the long work will be the first to know."""
+    gathered: Gathered
+    dtype: str
+    place: Place
+    keep_remainder: bool = False
+    num_threads: int | None = None
+    began: float
+
+    def merge(self) -> AdapterReport:
+        """Whole, or not at all; what this machine learns of files is remembered."""
+        writing, remainder = self._writing, self._remainder()
+        output, engine = writing.work(self._recipe(UNKNOWN), remainder, self.library.progress, self.num_threads)
         try:
-            gathered.require_untouched()
-            recipe = AdapterRecipe(base=engine.base_hash.hexdigest(), leaves=recipe.leaves, dtype=dtype)
+            recipe = self._merged(engine)
             checksum = engine.checksum.hexdigest()
-            remainder_bytes = 0
-            if remainder is not None:
-                remainder_bytes = remainder.finish(
-                    remainder_path(place.out),
-                    gathered.adapters,
-                    checksum=checksum,
-                    recipe=recipe.to_metadata(),
-                    base=opened,
-                    dtype=dtype,
-                    force=force,
-                )
-            output.finish(result_metadata(opened.metadata, recipe, checksum), writing.config(engine))
+            kept = 0 if remainder is None else self._keep(remainder, recipe, checksum)
+            output.finish(result_metadata(self.base.metadata, recipe, checksum), writing.config(engine))
         finally:
             output.discard()
-        library.known.remember(opened, recipe.base)
-        return report(
-            writing,
-            engine,
-            recipe,
-            gathered,
-            began,
-            remainder=remainder_path(place.out) if remainder is not None else None,
-            remainder_bytes=remainder_bytes,
+        self.library.known.remember(self.base, recipe.base)
+        path = None if remainder is None else remainder_path(self.place.out)
+        return report(writing, engine, recipe, self.gathered, self.began, remainder=path, remainder_bytes=kept)
+
+    @property
+    def _writing(self) -> Writing:
+        return Writing(
+            base=Opened(self.base),
+            base_metadata=self.base.metadata,
+            companions=beside(self.base),
+            weighted=self.gathered.weighted,
+            tensors=plan(list(self.base.tensors.values()), self.gathered.adapters, self.dtype),
+            place=self.place,
+        )
+
+    def _recipe(self, base: str) -> AdapterRecipe:
+        return AdapterRecipe(base=base, leaves=frozenset(self.gathered.leaves), dtype=self.dtype)
+
+    def _merged(self, engine: AdapterEngine) -> AdapterRecipe:
+        """What was merged, by its contents. `InvalidData` if that is not what was taken for it."""
+        self.gathered.require_untouched()
+        content = engine.base_hash.hexdigest()
+        if self.base_content not in (None, content):
+            self.library.known.remember(self.base, content)
+            raise InvalidData(
+                f"{self.base.path} has changed: expected content {self.base_content}, read {content}. Try again."
+            )
+        return self._recipe(content)
+
+    def _remainder(self) -> RemainderWriter | None:
+        if not self.keep_remainder:
+            return None
+        remainder = RemainderWriter(self.place.out.parent)
+        self.library.stack.callback(remainder.close)
+        return remainder
+
+    def _keep(self, remainder: RemainderWriter, recipe: AdapterRecipe, checksum: str) -> int:
+        """Bytes of the file beside the result."""
+        return remainder.finish(
+            remainder_path(self.place.out),
+            self.gathered.adapters,
+            checksum=checksum,
+            recipe=recipe.to_metadata(),
+            base=self.base,
+            dtype=self.dtype,
+            force=self.place.force,
         )
 
 

@@ -1,0 +1,69 @@
+"""A merge of adapters repeated from its recipe, with base and adapters found by what is in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from spikemesh.checkpoint.adapters.adapter import is_adapter, open_adapter
+from spikemesh.checkpoint.adapters.gather import Library
+from spikemesh.checkpoint.adapters.merge import AdapterReport, PathLike, Run
+from spikemesh.checkpoint.adapters.recipe import AdapterRecipe
+from spikemesh.checkpoint.known import KnownFiles
+from spikemesh.checkpoint.opening import open_checkpoint
+from spikemesh.checkpoint.options import Place
+from spikemesh.checkpoint.place import check_free
+from spikemesh.checkpoint.search import Key, search
+from spikemesh.progress import SILENT, Progress
+
+
+def merge_adapters_again(
+    recipe: AdapterRecipe,
+    inputs: Sequence[PathLike] = (),
+    *,
+    out: PathLike,
+    from_folder: PathLike | None = None,
+    shard_bytes: int | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+    num_threads: int | None = None,
+) -> AdapterReport:
+    """The merge that a recipe says. Base and adapters are found by content, adapters by what their configuration means
+    as well: among `inputs`, in `from_folder` and the folders in it, or where this machine saw them last.
+
+    `CheckpointError` names what is not found; else as `merge_adapters`.
+    """
+    began = time.monotonic()
+    place = Place(out=Path(out), shard_bytes=shard_bytes, force=force)
+    check_free(place.out, force=force, shard_bytes=shard_bytes)
+    with ExitStack() as stack:
+        library = Library(stack=stack, known=KnownFiles(), progress=progress)
+        base_key = (recipe.base,)
+        wanted = {base_key, *(leaf.identity for leaf in recipe.leaves)}
+        folder = None if from_folder is None else Path(from_folder)
+        found = search([*map(Path, inputs)], folder, wanted, lambda path: _key(library, path), library.known)
+        base = library.find_base(recipe, found.pop(base_key, None))
+        gathered = library.find(list(recipe.leaves), list(found.values()))
+        run = Run(
+            library=library,
+            base=base,
+            base_content=recipe.base,
+            gathered=gathered,
+            dtype=recipe.dtype,
+            place=place,
+            num_threads=num_threads,
+            began=began,
+        )
+        return run.merge()
+
+
+def _key(library: Library, path: Path) -> Key:
+    """What is at `path`; it is closed again."""
+    if is_adapter(path):
+        with ExitStack() as opening:
+            adapter = open_adapter(path, opening)
+            return library.content(adapter.checkpoint), adapter.meaning
+    with closing(open_checkpoint(path)) as checkpoint:
+        return (library.content(checkpoint),)
