@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from spikemesh.checkpoint import (
     Recipe,
     merge,
     merge_again,
+    open_checkpoint,
     preview,
     read_recipe_file,
     recipe_of,
@@ -19,8 +21,16 @@ from spikemesh.checkpoint import (
     to_toml,
     verify,
 )
-from spikemesh.checkpoint.adapters import AdapterLeaf, AdapterRecipe, merge_adapters, merge_adapters_again
-from spikemesh.checkpoint.known import CACHE_VARIABLE
+from spikemesh.checkpoint.adapters import (
+    AdapterLeaf,
+    AdapterRecipe,
+    StackRecipe,
+    merge_adapters,
+    merge_adapters_again,
+    stack_adapters,
+    stack_adapters_again,
+)
+from spikemesh.checkpoint.known import CACHE_VARIABLE, KnownFiles
 from spikemesh.checkpoint.recipe import CHECKSUM_KEY, METADATA_KEY
 from spikemesh.errors import CheckpointError, InvalidData
 from tests.checkpoint.adapter_folders import write_adapter, write_base
@@ -227,9 +237,13 @@ def test_what_is_no_recipe_of_adapters_is_refused(folder: Path) -> None:
     adapter = f"[[adapter]]\ncontent = '{hash_}'\nmeaning = '{hash_}'\n"
     base = f"[base]\ncontent = '{hash_}'\n"
     path.write_text(adapter + base)
-    assert read_recipe_file(path) == AdapterRecipe(base=hash_, leaves=frozenset({AdapterLeaf(hash_, hash_)}))
+    leaf = AdapterLeaf(hash_, hash_)
+    assert read_recipe_file(path) == AdapterRecipe(base=hash_, leaves=frozenset({leaf}))
+    path.write_text(adapter)
+    assert read_recipe_file(path) == StackRecipe(leaves=frozenset({leaf}))
     for text, words in (
-        (adapter, "'base' is missing"),
+        (adapter + "[base]", "'content' is missing"),
+        ("dtype = 'f32'\n" + adapter, "unknown key 'dtype'"),
         (adapter.replace("meaning", "sense") + base, "'meaning' is missing"),
         (adapter + base.replace(hash_, "../x"), "expected a hash"),
         ("rule = 'mean'\n" + adapter + base, "unknown key 'rule'"),
@@ -241,3 +255,55 @@ def test_what_is_no_recipe_of_adapters_is_refused(folder: Path) -> None:
         path.write_text(text)
         with pytest.raises(InvalidData, match=words):
             read_recipe_file(path)
+
+
+def test_an_adapter_of_adapters_is_repeated_with_files_found_by_content(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder / "out"
+    for seed, name in enumerate(("c", "d")):
+        write_adapter(folder / name, seed=seed, alpha=6)
+    stack_adapters([folder / "c", folder / "c", folder / "d"], out=out, weights=["1", "1", "0.5"])
+    recipe = recipe_of(out)
+    assert isinstance(recipe, StackRecipe) and {str(leaf.weight) for leaf in recipe.leaves} == {"2", "1/2"}
+    (folder / "recipe.toml").write_text(to_toml(recipe, seen_names(recipe)))
+    assert read_recipe_file(folder / "recipe.toml") == recipe
+    (folder / "moved").mkdir()
+    for path in (folder / "c", folder / "d"):
+        path.rename(folder / "moved" / f"of-{path.name}")
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder / "empty"))
+    stack_adapters_again(recipe, out=folder / "again", from_folder=folder)
+    assert {p.name: p.read_bytes() for p in (folder / "again").iterdir()} == {
+        p.name: p.read_bytes() for p in out.iterdir()
+    }
+    with pytest.raises(ValueError, match="an adapter is a folder"):
+        stack_adapters_again(recipe, out=folder / "again.safetensors", from_folder=folder)
+
+
+def test_a_changed_adapter_of_adapters_is_not_verified(folder: Path, adapters: list[Path]) -> None:
+    out, weights = folder / "out", folder / "out" / "adapter_model.safetensors"
+    stack_adapters(adapters[:1], out=out, weights=["0.5"])
+    assert verify(out, []).differences == verify(out, adapters[:1]).differences == ()
+    config = json.loads((out / "adapter_config.json").read_text())
+    (out / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 99}))
+    assert {d.tensor for d in verify(out, []).differences} == {
+        f"adapter_config.json: scale of {name}" for name in ("l.k_proj.weight", "l.q_proj.weight")
+    }
+    (out / "adapter_config.json").write_text(json.dumps(config))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    (difference,) = verify(out, []).differences
+    assert difference.tensor.endswith((".lora_A.weight", ".lora_B.weight"))
+
+
+def test_a_base_that_is_not_what_it_was_taken_for_is_refused(folder: Path, adapters: list[Path]) -> None:
+    merge_adapters(adapters, base=folder / "base", out=folder / "out")
+    recipe = recipe_of(folder / "out")
+    assert isinstance(recipe, AdapterRecipe)
+    write_base(folder / "base" / "model.safetensors", seed=5)
+    with closing(open_checkpoint(folder / "base")) as other:
+        KnownFiles().remember(other, recipe.base)
+    with pytest.raises(InvalidData, match="base has changed: expected content"):
+        merge_adapters_again(recipe, out=folder / "again")
+    assert not (folder / "again").exists()

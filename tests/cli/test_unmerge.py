@@ -104,7 +104,14 @@ def test_a_merge_of_adapters_is_repeated_from_its_recipe(folder: Path, monkeypat
         assert (folder / "again.safetensors").read_bytes() == (folder / "all.safetensors").read_bytes()
 
 
-def test_verify_says_that_an_adapter_has_no_recipe(folder: Path) -> None:
-    said("merge", "a0", "a1", "-o", "both")
-    with pytest.raises(CheckpointError, match="both is an adapter, which does not say what it was made of"):
-        said("verify", "both")
+def test_an_adapter_of_adapters_is_inspected_repeated_and_verified(folder: Path) -> None:
+    said("merge", "a0", "a1", "-o", "both", "--weight", "1", "--weight", "0.5")
+    assert "Merged by sum of adapters from 2 checkpoints:" in said("inspect", "both")
+    (folder / "r.toml").write_text(said("inspect", "both", "--recipe"))
+    text = said("merge", "--recipe", "r.toml", "-o", "again")
+    assert "one adapter of rank 6" in text and "weight 1/2" in text
+    for path in (folder / "both").iterdir():
+        assert (folder / "again" / path.name).read_bytes() == path.read_bytes()
+    assert "both is what its 2 inputs give by sum of adapters: 4 tensors" in said("verify", "both")
+    with pytest.raises(CheckpointError, match="a0 is an adapter that does not say that it was made of adapters"):
+        said("verify", "a0")

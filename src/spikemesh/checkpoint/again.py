@@ -8,31 +8,29 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from spikemesh.checkpoint.adapters.adapter import WEIGHT_NAMES
-from spikemesh.checkpoint.adapters.recipe import AdapterRecipe, read_adapter_recipe
 from spikemesh.checkpoint.gather import Gathering
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.merge import MergeReport, PathLike, Run
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Place
 from spikemesh.checkpoint.place import check_free
-from spikemesh.checkpoint.recipe import Recipe, read_recipe
+from spikemesh.checkpoint.recipe import Recipe
+from spikemesh.checkpoint.recorded import AnyRecipe, read_any_recipe
 from spikemesh.checkpoint.search import Key, search
 from spikemesh.errors import CheckpointError
 from spikemesh.progress import SILENT, Progress
 
 
-def recipe_of(merged: PathLike) -> Recipe | AdapterRecipe:
+def recipe_of(merged: PathLike) -> AnyRecipe:
     """What a merged file says that it was made of. `CheckpointError` if it says nothing."""
     with closing(open_checkpoint(Path(merged))) as checkpoint:
-        recipe: Recipe | AdapterRecipe | None = read_adapter_recipe(checkpoint.metadata, path=checkpoint.path)
-        if recipe is None:
-            recipe = read_recipe(checkpoint.metadata, path=checkpoint.path)
+        recipe = read_any_recipe(checkpoint.metadata, path=checkpoint.path)
     if recipe is None:
         raise CheckpointError(f"{merged} does not say that it was merged from anything, so it cannot be repeated.")
     return recipe
 
 
-def seen_names(recipe: Recipe | AdapterRecipe) -> dict[str, str]:
+def seen_names(recipe: AnyRecipe) -> dict[str, str]:
     """Names for people, by content: of the files where this machine saw them last."""
     known = KnownFiles()
     contents = [*(leaf.content for leaf in recipe.leaves), recipe.base, recipe.mask]

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from spikemesh.checkpoint.adapters.recipe import AdapterLeaf, AdapterRecipe, read_adapter_recipe
+from spikemesh.checkpoint.adapters.recipe import AdapterLeaf
 from spikemesh.checkpoint.content import CHECKSUM, PIECE_BYTES, TreeHash
 from spikemesh.checkpoint.elements import num_infinite
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
-from spikemesh.checkpoint.recipe import CHECKSUM_KEY, Leaf, Recipe, read_recipe
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, Leaf
+from spikemesh.checkpoint.recorded import AnyRecipe, read_any_recipe
 from spikemesh.checkpoint.source import Checkpoint, Tensor
 from spikemesh.checkpoint.windows import Buffers, Stretch, for_each, stretches
 from spikemesh.kernels import scan
@@ -54,7 +55,7 @@ class InspectReport:
     size_bytes: int
     tensors: tuple[TensorReport, ...]
     left_out: tuple[str, ...]
-    recipe: Recipe | AdapterRecipe | None
+    recipe: AnyRecipe | None
     unchanged: bool
     """For a merged file: it still is what was written then."""
     found: dict[str, Path | None]
@@ -137,9 +138,7 @@ def _look(tensor: Tensor, data: np.ndarray) -> tuple[int, int, int, tuple[float,
 def _report(
     checkpoint: Checkpoint, sums: dict[str, _Sums], content: str, checksum: str, known: KnownFiles
 ) -> InspectReport:
-    recipe: Recipe | AdapterRecipe | None = read_recipe(checkpoint.metadata, path=checkpoint.path)
-    if recipe is None:
-        recipe = read_adapter_recipe(checkpoint.metadata, path=checkpoint.path)
+    recipe = read_any_recipe(checkpoint.metadata, path=checkpoint.path)
     known.remember(checkpoint, content)
     reports = []
     for name, tensor in checkpoint.tensors.items():

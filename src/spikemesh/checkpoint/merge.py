@@ -25,7 +25,7 @@ from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Choices, Options, Place
 from spikemesh.checkpoint.output import Output
 from spikemesh.checkpoint.place import check_free, check_space, is_file_name
-from spikemesh.checkpoint.recipe import ADAPTERS_KEY, CHECKSUM_KEY, METADATA_KEY, Recipe
+from spikemesh.checkpoint.recipe import ADAPTERS_KEY, CHECKSUM_KEY, METADATA_KEY, STACK_KEY, Recipe
 from spikemesh.checkpoint.rows import MatchedRows, Matching
 from spikemesh.checkpoint.source import Checkpoint, TensorInfo
 from spikemesh.checkpoint.vocabulary import read_vocabulary
@@ -298,7 +298,7 @@ def _said(copies: Sequence[Checkpoint]) -> dict[str, str]:
     """What the files that stand for one leaf say, where they do not contradict each other."""
     texts: dict[str, set[str]] = {}
     for key, text in (item for copy in copies for item in copy.metadata.items()):
-        if key not in (METADATA_KEY, CHECKSUM_KEY, ADAPTERS_KEY):
+        if key not in (METADATA_KEY, CHECKSUM_KEY, ADAPTERS_KEY, STACK_KEY):
             texts.setdefault(key, set()).add(text)
     return {key: text for key, (text, *more) in texts.items() if not more}
 

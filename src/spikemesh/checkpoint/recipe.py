@@ -23,6 +23,8 @@ CHECKSUM_KEY = "spikemesh.checksum"
 """Beside the recipe: the merged file's own checksum. A file that was changed afterwards no longer has it."""
 ADAPTERS_KEY = "spikemesh.adapters"
 """In the place of a recipe, in what adapters were merged into."""
+STACK_KEY = "spikemesh.stack"
+"""The same in an adapter that was made of adapters."""
 FORMAT = 2
 
 Dtype = Literal["keep", "bf16", "f16", "f32"]

@@ -14,7 +14,8 @@ weight = "7"
 name = "start.safetensors"
 content = "…"
 
-Of adapters onto a base it has [[adapter]] in the place of [[input]], each with what its configuration means.
+Of adapters it has [[adapter]] in the place of [[input]], each with what its configuration means; without [base] they
+are merged with each other.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from typing import Any
 import msgspec
 
 from spikemesh.checkpoint.adapters.recipe import FORMAT as ADAPTER_FORMAT
-from spikemesh.checkpoint.adapters.recipe import AdapterRecipe, read_adapter_recipe
-from spikemesh.checkpoint.recipe import ADAPTERS_KEY, METADATA_KEY, PLAIN, Recipe, read_recipe
+from spikemesh.checkpoint.adapters.recipe import AdapterRecipe, StackRecipe
+from spikemesh.checkpoint.recipe import ADAPTERS_KEY, METADATA_KEY, PLAIN, STACK_KEY, Recipe
+from spikemesh.checkpoint.recorded import AnyRecipe, read_any_recipe
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.files.rim import os_errors
 
@@ -37,19 +39,21 @@ MAX_BYTES = 16 << 20
 EXTRAS = ("base", "mask")
 
 
-def to_toml(recipe: Recipe | AdapterRecipe, names: Mapping[str, str]) -> str:
+def to_toml(recipe: AnyRecipe, names: Mapping[str, str]) -> str:
     """`names` by content, for people."""
-    lines = _adapter_lines(recipe, names) if isinstance(recipe, AdapterRecipe) else _lines(recipe, names)
+    lines = _lines(recipe, names) if isinstance(recipe, Recipe) else _adapter_lines(recipe, names)
     return "\n".join(lines) + "\n"
 
 
-def _adapter_lines(recipe: AdapterRecipe, names: Mapping[str, str]) -> Iterator[str]:
+def _adapter_lines(recipe: AdapterRecipe | StackRecipe, names: Mapping[str, str]) -> Iterator[str]:
     yield f"format = {ADAPTER_FORMAT}"
-    yield f"dtype = {_string(recipe.dtype)}"
+    if recipe.base is not None:
+        yield f"dtype = {_string(recipe.dtype)}"
     for leaf in sorted(recipe.leaves):
         yield from ("", "[[adapter]]", *_named(leaf.content, names), f"meaning = {_string(leaf.meaning)}")
         yield f"weight = {_string(str(leaf.weight))}"
-    yield from ("", "[base]", *_named(recipe.base, names))
+    if recipe.base is not None:
+        yield from ("", "[base]", *_named(recipe.base, names))
 
 
 def _lines(recipe: Recipe, names: Mapping[str, str]) -> Iterator[str]:
@@ -92,7 +96,7 @@ def _strings(texts: tuple[str, ...]) -> str:
     return f"[{', '.join(map(_string, texts))}]"
 
 
-def read_recipe_file(path: Path) -> Recipe | AdapterRecipe:
+def read_recipe_file(path: Path) -> AnyRecipe:
     """`InvalidData` for what is no recipe, `CheckpointError` if there is no such file."""
     with os_errors("reading", path):
         if not path.is_file():
@@ -107,11 +111,8 @@ def read_recipe_file(path: Path) -> Recipe | AdapterRecipe:
         raise InvalidData(
             f"{path} is no recipe of a merge: {why}. Expected what `spikemesh inspect --recipe` prints."
         ) from error
-    recipe: Recipe | AdapterRecipe | None
-    if is_of_adapters:
-        recipe = read_adapter_recipe({ADAPTERS_KEY: text}, path=path)
-    else:
-        recipe = read_recipe({METADATA_KEY: text}, path=path)
+    key = METADATA_KEY if not is_of_adapters else ADAPTERS_KEY if "base" in said else STACK_KEY
+    recipe = read_any_recipe({key: text}, path=path)
     assert recipe is not None, "the key is there"
     return recipe
 
@@ -135,18 +136,20 @@ KEYS = frozenset(
 )
 
 
-ADAPTER_KEYS = frozenset(("format", "dtype", "adapter", "base"))
+STACK_KEYS = frozenset(("format", "adapter"))
+ADAPTER_KEYS = STACK_KEYS | {"dtype", "base"}
 
 
 def _as_adapter_metadata(said: dict[str, Any]) -> dict[str, Any]:
-    """As it stands in what adapters were merged into."""
-    _require_known(said, ADAPTER_KEYS)
+    """As it stands in what adapters were merged into, or in what was made of them."""
+    _require_known(said, ADAPTER_KEYS if "base" in said else STACK_KEYS)
     leaves = [
         {"content": one["content"], "meaning": one["meaning"], "weight": str(one.get("weight", "1"))}
         for one in said["adapter"]
     ]
-    plain = {"format": said.get("format", ADAPTER_FORMAT), "dtype": said.get("dtype", "keep")}
-    return {**plain, "base": said["base"]["content"], "adapters": leaves}
+    plain = {"format": said.get("format", ADAPTER_FORMAT), "adapters": leaves}
+    onto = {"dtype": said.get("dtype", "keep"), "base": said["base"]["content"]} if "base" in said else {}
+    return plain | onto
 
 
 def _require_known(said: dict[str, Any], keys: frozenset[str]) -> None:

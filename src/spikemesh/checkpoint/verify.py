@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from spikemesh.checkpoint.adapters.adapter import is_adapter
-from spikemesh.checkpoint.adapters.recipe import AdapterRecipe
 from spikemesh.checkpoint.engine import Engine
 from spikemesh.checkpoint.gather import Gathering
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.leaves import check_contents
 from spikemesh.checkpoint.merge import carried_metadata, result_metadata
 from spikemesh.checkpoint.naming import is_index
-from spikemesh.checkpoint.recipe import ADAPTERS_KEY, Recipe, read_recipe
+from spikemesh.checkpoint.recipe import ADAPTERS_KEY, read_recipe
+from spikemesh.checkpoint.recorded import AnyRecipe
 from spikemesh.checkpoint.safetensors_file import open_safetensors
 from spikemesh.checkpoint.source import Checkpoint, TensorInfo
 from spikemesh.checkpoint.windows import Bytes
@@ -44,7 +44,7 @@ class Difference:
 class VerifyReport:
     """`differences` is empty if the file is what its inputs give, to the bit."""
 
-    recipe: Recipe | AdapterRecipe
+    recipe: AnyRecipe
     num_tensors: int
     num_bytes: int
     differences: tuple[Difference, ...]
@@ -96,10 +96,11 @@ def verify(
         known = KnownFiles()
         gathering = Gathering(stack, known, progress)
         if is_adapter(Path(merged)):
-            raise CheckpointError(
-                f"{merged} is an adapter, which does not say what it was made of. Merge the adapters that it should be "
-                "made of again, and compare the files."
-            )
+            from spikemesh.checkpoint.adapters.verify import verify_stack  # it compares by what stands here
+
+            if base is not None or mask_from is not None:
+                raise CheckpointError(f"{merged} is an adapter, which has neither base nor mask. Leave them out.")
+            return verify_stack(Path(merged), inputs, progress=progress)
         opened = gathering.open(Path(merged))
         recipe = read_recipe(opened.metadata, path=opened.path)
         if ADAPTERS_KEY in opened.metadata:

@@ -17,7 +17,7 @@ from spikemesh.cli.progress import shown_progress
 from spikemesh.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from spikemesh.checkpoint.adapters import AdapterRecipe, AdapterReport, StackReport
+    from spikemesh.checkpoint.adapters import AdapterRecipe, AdapterReport, StackRecipe, StackReport
     from spikemesh.checkpoint.companions import Carried
     from spikemesh.checkpoint.options import Place
 
@@ -94,12 +94,28 @@ def merge_adapters(
 
 
 def repeat_adapters(
-    recipe: AdapterRecipe, inputs: list[Path], from_folder: Path | None, place: Place, *, as_json: bool
+    recipe: AdapterRecipe | StackRecipe,
+    inputs: list[Path],
+    from_folder: Path | None,
+    place: Place,
+    *,
+    as_json: bool,
 ) -> None:
     """Merge as a recipe of adapters says."""
-    from spikemesh.checkpoint.adapters import merge_adapters_again
+    from spikemesh.checkpoint.adapters import StackRecipe, merge_adapters_again, stack_adapters_again
 
     return_freed_memory()
+    if isinstance(recipe, StackRecipe):
+        require_base_for({"shard_size": place.shard_bytes})
+        with shown_progress(hidden=as_json) as progress:
+            try:
+                stacked = stack_adapters_again(
+                    recipe, inputs, out=place.out, from_folder=from_folder, force=place.force, progress=progress
+                )
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from error
+        say_stacked(stacked, as_json=as_json)
+        return
     with shown_progress(hidden=as_json) as progress:
         report = merge_adapters_again(
             recipe,

@@ -242,7 +242,10 @@ def repeat(
 
     said = recipe_of(again) if again is not None else read_recipe_file(recipe or Path())
     if not isinstance(said, Recipe):
-        refuse({"companions_from": place.companions_from}, "not for adapters. Configuration comes with their base")
+        refuse(
+            {"companions_from": place.companions_from},
+            "not for adapters. Configuration comes with their base, or the largest",
+        )
         repeat_adapters(said, inputs, from_folder, place, as_json=as_json)
         return
     with shown_progress(hidden=as_json) as progress:

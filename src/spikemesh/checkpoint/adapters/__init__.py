@@ -1,10 +1,10 @@
 """LoRA adapters, exactly: merged into a base, with each other, and out again, bit for bit."""
 
 from spikemesh.checkpoint.adapters.adapter import is_adapter
-from spikemesh.checkpoint.adapters.again import merge_adapters_again
+from spikemesh.checkpoint.adapters.again import merge_adapters_again, stack_adapters_again
 from spikemesh.checkpoint.adapters.merge import AdapterReport, merge_adapters
 from spikemesh.checkpoint.adapters.preview import AdapterPreview, StackPreview, preview_adapters, preview_stack
-from spikemesh.checkpoint.adapters.recipe import AdapterLeaf, AdapterRecipe, read_adapter_recipe
+from spikemesh.checkpoint.adapters.recipe import AdapterLeaf, AdapterRecipe, StackRecipe, read_adapter_recipe
 from spikemesh.checkpoint.adapters.stack import StackReport, stack_adapters
 from spikemesh.checkpoint.adapters.unmerge import unmerge
 
@@ -14,6 +14,7 @@ __all__ = [
     "AdapterRecipe",
     "AdapterReport",
     "StackPreview",
+    "StackRecipe",
     "StackReport",
     "is_adapter",
     "merge_adapters",
@@ -22,5 +23,6 @@ __all__ = [
     "preview_stack",
     "read_adapter_recipe",
     "stack_adapters",
+    "stack_adapters_again",
     "unmerge",
 ]

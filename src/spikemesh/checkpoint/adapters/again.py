@@ -10,7 +10,8 @@ from pathlib import Path
 from spikemesh.checkpoint.adapters.adapter import is_adapter, open_adapter
 from spikemesh.checkpoint.adapters.gather import Library
 from spikemesh.checkpoint.adapters.merge import AdapterReport, PathLike, Run
-from spikemesh.checkpoint.adapters.recipe import AdapterRecipe
+from spikemesh.checkpoint.adapters.recipe import AdapterRecipe, StackRecipe
+from spikemesh.checkpoint.adapters.stack import StackReport, require_folder, stack_gathered
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.opening import open_checkpoint
 from spikemesh.checkpoint.options import Place
@@ -40,12 +41,9 @@ def merge_adapters_again(
     check_free(place.out, force=force, shard_bytes=shard_bytes)
     with ExitStack() as stack:
         library = Library(stack=stack, known=KnownFiles(), progress=progress)
-        base_key = (recipe.base,)
-        wanted = {base_key, *(leaf.identity for leaf in recipe.leaves)}
-        folder = None if from_folder is None else Path(from_folder)
-        found = search([*map(Path, inputs)], folder, wanted, lambda path: _key(library, path), library.known)
-        base = library.find_base(recipe, found.pop(base_key, None))
-        gathered = library.find(list(recipe.leaves), list(found.values()))
+        at_hand = _search(library, [(recipe.base,), *(leaf.identity for leaf in recipe.leaves)], inputs, from_folder)
+        base = library.find_base(recipe, at_hand.pop((recipe.base,), None))
+        gathered = library.find(list(recipe.leaves), list(at_hand.values()))
         run = Run(
             library=library,
             base=base,
@@ -57,6 +55,32 @@ def merge_adapters_again(
             began=began,
         )
         return run.merge()
+
+
+def stack_adapters_again(
+    recipe: StackRecipe,
+    inputs: Sequence[PathLike] = (),
+    *,
+    out: PathLike,
+    from_folder: PathLike | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> StackReport:
+    """The same for adapters that were merged with each other."""
+    require_folder(Path(out))
+    check_free(Path(out), force=force)
+    with ExitStack() as stack:
+        library = Library(stack=stack, known=KnownFiles(), progress=progress)
+        at_hand = _search(library, [leaf.identity for leaf in recipe.leaves], inputs, from_folder)
+        gathered = library.find(list(recipe.leaves), list(at_hand.values()))
+        return stack_gathered(library, gathered, Place(out=Path(out), force=force))
+
+
+def _search(
+    library: Library, wanted: Sequence[Key], inputs: Sequence[PathLike], from_folder: PathLike | None
+) -> dict[Key, Path]:
+    folder = None if from_folder is None else Path(from_folder)
+    return search([*map(Path, inputs)], folder, wanted, lambda path: _key(library, path), library.known)
 
 
 def _key(library: Library, path: Path) -> Key:

@@ -120,8 +120,8 @@ class Library:
         path = self.known.find(leaf.content)
         if path is None:
             raise CheckpointError(
-                f"the adapter of content {leaf.content} is not where this machine saw it last. Give its path, or the "
-                "remainder of the merge with --remainder."
+                f"the adapter of content {leaf.content} is not where this machine saw it last. Give its path; "
+                "unmerge also takes the remainder of the merge, with --remainder."
             )
         adapter = open_adapter(path, self.stack)
         if adapter.meaning != leaf.meaning:

@@ -7,16 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
-from spikemesh.checkpoint.recipe import ADAPTERS_KEY, CHECKSUM_KEY, DTYPES, METADATA_KEY, parse_weight
+from spikemesh.checkpoint.recipe import ADAPTERS_KEY, CHECKSUM_KEY, DTYPES, METADATA_KEY, STACK_KEY, parse_weight
 from spikemesh.errors import CheckpointError, InvalidData
 from spikemesh.kernels import MAX_INTEGER
 
 FORMAT = 1
 RULES = ("sum", "mean")
-OURS = (ADAPTERS_KEY, METADATA_KEY, CHECKSUM_KEY)
+OURS = (ADAPTERS_KEY, STACK_KEY, METADATA_KEY, CHECKSUM_KEY)
 """What a result says of itself, and nothing that comes out of it may say after it."""
 
 
@@ -57,12 +58,27 @@ class AdapterRecipe:
 
     def to_metadata(self) -> str:
         """Canonical JSON. Its length depends on the weights and the number of leaves, not on the hashes."""
-        leaves = [
-            {"content": leaf.content, "meaning": leaf.meaning, "weight": str(leaf.weight)}
-            for leaf in sorted(self.leaves)
-        ]
-        value = {"format": FORMAT, "base": self.base, "dtype": self.dtype, "adapters": leaves}
+        value = {"format": FORMAT, "base": self.base, "dtype": self.dtype, "adapters": _written(self.leaves)}
         return msgspec.json.encode(value).decode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackRecipe:
+    """Adapters merged with each other: everything that the tensors of the result depend on."""
+
+    leaves: frozenset[AdapterLeaf]
+    rule: ClassVar[str] = "sum of adapters"
+    dtype: ClassVar[str] = "keep"
+    base: ClassVar[None] = None
+    mask: ClassVar[None] = None
+
+    def to_metadata(self) -> str:
+        """Canonical JSON, as of `AdapterRecipe`."""
+        return msgspec.json.encode({"format": FORMAT, "adapters": _written(self.leaves)}).decode()
+
+
+def _written(leaves: Collection[AdapterLeaf]) -> list[dict[str, str]]:
+    return [{"content": leaf.content, "meaning": leaf.meaning, "weight": str(leaf.weight)} for leaf in sorted(leaves)]
 
 
 class _Leaf(msgspec.Struct):
@@ -71,11 +87,14 @@ class _Leaf(msgspec.Struct):
     weight: str
 
 
-class _Recipe(msgspec.Struct):
+class _StackRecipe(msgspec.Struct):
     format: int
+    adapters: list[_Leaf]
+
+
+class _Recipe(_StackRecipe):
     base: str
     dtype: str
-    adapters: list[_Leaf]
 
 
 def read_adapter_recipe(metadata: Mapping[str, str], *, path: Path) -> AdapterRecipe | None:
@@ -85,15 +104,34 @@ def read_adapter_recipe(metadata: Mapping[str, str], *, path: Path) -> AdapterRe
         return None
     try:
         raw = msgspec.json.decode(text, type=_Recipe)
-        leaves = frozenset(
-            AdapterLeaf(_hash(leaf.content), _hash(leaf.meaning), signed_weight(leaf.weight)) for leaf in raw.adapters
-        )
+        leaves = _leaves(raw)
         _hash(raw.base)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidData(f"the record in {path} of its adapters is damaged: {error!s:.200}") from error
     if raw.format != FORMAT or raw.dtype not in ("keep", *DTYPES) or not leaves:
         raise InvalidData(f"the record in {path} of its adapters is not of this version: {text:.200}")
     return AdapterRecipe(base=raw.base, leaves=leaves, dtype=raw.dtype)
+
+
+def read_stack_recipe(metadata: Mapping[str, str], *, path: Path) -> StackRecipe | None:
+    """The recipe in the metadata of an adapter; None if it was not made of adapters. `InvalidData` if it is damaged."""
+    text = metadata.get(STACK_KEY)
+    if text is None:
+        return None
+    try:
+        raw = msgspec.json.decode(text, type=_StackRecipe)
+        leaves = _leaves(raw)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise InvalidData(f"the record in {path} of its adapters is damaged: {error!s:.200}") from error
+    if raw.format != FORMAT or not leaves:
+        raise InvalidData(f"the record in {path} of its adapters is not of this version: {text:.200}")
+    return StackRecipe(leaves=leaves)
+
+
+def _leaves(raw: _StackRecipe) -> frozenset[AdapterLeaf]:
+    return frozenset(
+        AdapterLeaf(_hash(leaf.content), _hash(leaf.meaning), signed_weight(leaf.weight)) for leaf in raw.adapters
+    )
 
 
 def _hash(text: str) -> str:

@@ -20,19 +20,19 @@ import numpy as np
 from spikemesh.checkpoint.adapters.adapter import PREFIX, WEIGHT_NAMES, Adapter, Pair, read_matrix
 from spikemesh.checkpoint.adapters.config import CONFIG_NAME
 from spikemesh.checkpoint.adapters.gather import Gathered, Library
-from spikemesh.checkpoint.adapters.recipe import require_known, weights_of
+from spikemesh.checkpoint.adapters.recipe import StackRecipe, require_known, weights_of
 from spikemesh.checkpoint.companions import Carried, choose, survey
+from spikemesh.checkpoint.content import CHECKSUM, TreeHash
 from spikemesh.checkpoint.known import KnownFiles
 from spikemesh.checkpoint.options import Place
 from spikemesh.checkpoint.output import Output
 from spikemesh.checkpoint.place import check_free, check_space
+from spikemesh.checkpoint.recipe import CHECKSUM_KEY, STACK_KEY
 from spikemesh.checkpoint.source import Tensor, TensorInfo
 from spikemesh.checkpoint.windows import Bytes
 from spikemesh.errors import CheckpointError
 from spikemesh.kernels import ELEMENTS, Reals
 from spikemesh.progress import SILENT, Progress
-
-METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class StackReport:
     """One adapter, made of several."""
 
     out: Path
+    recipe: StackRecipe
     adapters: Mapping[str, Fraction]
     """By path: the weights."""
     copies: Mapping[str, str]
@@ -96,19 +97,31 @@ def stack_adapters(
     with ExitStack() as stack:
         library = Library(stack=stack, known=KnownFiles(), progress=progress)
         gathered = library.gather([Path(path) for path in inputs], factors, add_up=weights is not None)
-        modules = {target: _stacked(target, parts) for target, parts in parts_of(gathered).items()}
-        companions = companions_of(gathered)
-        _write(Place(out=target, force=force), modules, gathered, companions, progress)
-        for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
-            library.known.remember(adapter.checkpoint, leaf.content)
-        return StackReport(
-            out=target,
-            adapters={str(a.path): leaf.weight for leaf, a in zip(gathered.leaves, gathered.adapters, strict=True)},
-            copies=gathered.copies,
-            companions=companions,
-            rank=max((module.rank for module in modules.values()), default=0),
-            num_modules=len(modules),
-        )
+        return stack_gathered(library, gathered, Place(out=target, force=force))
+
+
+def stack_gathered(library: Library, gathered: Gathered, place: Place) -> StackReport:
+    """One adapter of those that were found; what this machine learns of them is remembered."""
+    modules = modules_of(gathered)
+    companions = companions_of(gathered)
+    recipe = StackRecipe(leaves=frozenset(gathered.leaves))
+    _write(place, recipe, modules, gathered, companions, library.progress)
+    for leaf, adapter in zip(gathered.leaves, gathered.adapters, strict=True):
+        library.known.remember(adapter.checkpoint, leaf.content)
+    return StackReport(
+        out=place.out,
+        recipe=recipe,
+        adapters={str(a.path): leaf.weight for leaf, a in zip(gathered.leaves, gathered.adapters, strict=True)},
+        copies=gathered.copies,
+        companions=companions,
+        rank=max((module.rank for module in modules.values()), default=0),
+        num_modules=len(modules),
+    )
+
+
+def modules_of(gathered: Gathered) -> dict[str, Stacked]:
+    """What each target gets. `CheckpointError` if that does not fit together, or cannot be held exactly."""
+    return {target: _stacked(target, parts) for target, parts in parts_of(gathered).items()}
 
 
 def require_folder(out: Path) -> None:
@@ -209,11 +222,21 @@ def saved_of(gathered: Gathered) -> dict[str, Tensor]:
     return found
 
 
+def stack_metadata(recipe: StackRecipe, checksum: str) -> dict[str, str]:
+    """What the result says of itself."""
+    return {"format": "pt", STACK_KEY: recipe.to_metadata(), CHECKSUM_KEY: checksum}
+
+
 def _write(
-    place: Place, modules: Mapping[str, Stacked], gathered: Gathered, companions: Carried, progress: Progress
+    place: Place,
+    recipe: StackRecipe,
+    modules: Mapping[str, Stacked],
+    gathered: Gathered,
+    companions: Carried,
+    progress: Progress,
 ) -> None:
     """Whole, or not at all."""
-    tensors = dict(_tensors(modules, gathered))
+    tensors = dict(tensors_of(modules, gathered))
     config = msgspec.json.format(msgspec.json.encode(_config(modules, gathered, companions)), indent=2)
     num_bytes = sum(info.size_bytes for info, _ in tensors.values())
     check_space(place.out.parent, num_bytes + companions.size_bytes)
@@ -221,22 +244,25 @@ def _write(
     output = Output(
         place.out,
         sorted((info for info, _ in tensors.values()), key=lambda info: (-info.element.size_bytes, info.name)),
-        METADATA,
+        stack_metadata(recipe, "0" * 32),
         stem=Path(WEIGHT_NAMES[0]).stem,
         companions=companions.files,
         force=place.force,
     )
+    checksum = TreeHash({name: info for name, (info, _) in tensors.items()}, CHECKSUM)
     try:
         for name, (info, read) in tensors.items():
-            output.write(name, 0, read())
+            data = read()
+            checksum.add(name, 0, data)
+            output.write(name, 0, data)
             progress.advance(info.size_bytes)
         gathered.require_untouched()
-        output.finish(METADATA, {CONFIG_NAME: config})
+        output.finish(stack_metadata(recipe, checksum.hexdigest()), {CONFIG_NAME: config})
     finally:
         output.discard()
 
 
-def _tensors(
+def tensors_of(
     modules: Mapping[str, Stacked], gathered: Gathered
 ) -> Iterator[tuple[str, tuple[TensorInfo, Callable[[], Bytes]]]]:
     """By name: what each is, and its bytes when they are asked for."""
