@@ -377,3 +377,22 @@ def test_a_preview_of_an_adapter_of_adapters(adapters: list[Path]) -> None:
     report = stack_adapters([adapters[0], half], out=folder / "out", weights=["1", "-0.5"])
     assert (found.rank, found.num_modules, found.adapters) == (report.rank, report.num_modules, report.adapters)
     assert (found.rank, found.num_modules) == (4 + 3, 2) and found.companions == report.companions
+
+
+def test_doubles_are_held_times_powers_of_two_and_refused_where_bits_are_lost(tmp_path: Path) -> None:
+    adapters, weights = [tmp_path / "a", tmp_path / "b"], ["1", "-0.5"]
+    for seed, path in enumerate(adapters):
+        write_adapter(path, seed=seed, alpha=6, dtype=np.float64)
+    base = tmp_path / "base.safetensors"
+    write_base(base)
+    stack_adapters(adapters, out=tmp_path / "both", weights=weights)
+    merge_adapters([tmp_path / "both"], base=base, out=tmp_path / "by_one.safetensors")
+    merge_adapters(adapters, base=base, out=tmp_path / "by_all.safetensors", weights=weights)
+    one, all_ = (load_file(tmp_path / f"by_{name}.safetensors") for name in ("one", "all"))
+    assert {name: tensor.tobytes() for name, tensor in one.items()} == {n: t.tobytes() for n, t in all_.items()}
+    tensors = load_file(adapters[1] / "adapter_model.safetensors")
+    name = "base_model.model.l.k_proj.lora_B.weight"
+    tensors[name][0, 0] = 3 * 5e-324
+    save_file(tensors, adapters[1] / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"cannot hold 'l\.k_proj\.weight' times -1/2 exactly"):
+        stack_adapters(adapters, out=tmp_path / "tiny", weights=weights)

@@ -244,7 +244,7 @@ def repeat(
     if not isinstance(said, Recipe):
         refuse(
             {"companions_from": place.companions_from},
-            "not for adapters. Configuration comes with their base, or the largest",
+            "not for adapters. It is the base's, or that of the adapter of the largest weight",
         )
         repeat_adapters(said, inputs, from_folder, place, as_json=as_json)
         return

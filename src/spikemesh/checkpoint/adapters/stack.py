@@ -203,6 +203,9 @@ def _is_exact(matrix: Reals, factor: Fraction, product: Reals) -> bool:
     narrow = product.astype(matrix.dtype).astype(np.float64)
     if not np.array_equal(narrow, product) or not np.isfinite(narrow).all():
         return False
+    if _is_power_of_two(abs(factor)):  # only small values can have lost bits
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.array_equal(narrow / float(factor), matrix)
     significands = np.frexp(matrix.astype(np.float64))[0]
     bits = 53 - factor.numerator.bit_length()
     return bool((np.ldexp(significands, bits) % 1 == 0).all())
