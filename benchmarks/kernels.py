@@ -113,7 +113,9 @@ def measure_alone(report: Report, rounds: int) -> None:
         del makers["generic"]
     answers = in_turn(makers, rounds)
     for kernel, shape in answers["own"][0]["shapes"].items():
-        seconds = {name: [answer["kernels"][kernel] for answer in given] for name, given in answers.items()}
+        seconds = {
+            name: [answer["kernels"][kernel] for answer in given if answer["counts"]] for name, given in answers.items()
+        }
         report_ms(report, f"alone.{kernel}", seconds["own"], shape)
         if "generic" in seconds:
             ratio = Spread.of_ratios(seconds["generic"], seconds["own"])

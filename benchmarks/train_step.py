@@ -59,7 +59,7 @@ def run(place: Path, threads: int, steps: int) -> tuple[Answers, dict[str, dict[
         return worker
 
     makers = {"dense": partial(start, "dense", {"SPIKEMESH_KERNELS": "numpy"}), "sparse": partial(start, "sparse", {})}
-    return in_turn(makers, steps, warm_up=0), facts
+    return in_turn(makers, steps // 2, warm_up=0), facts
 
 
 def report_speed(report: Report, answers: Answers, name: str, num_tokens: int, bar: float | None = None) -> None:

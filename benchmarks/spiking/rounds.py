@@ -1,8 +1,9 @@
 """Several programs timed in turn, each in a process of its own that stays.
 
 A worker prints a line of JSON with facts when it is ready, and then one for each line that it reads: the seconds of one
-step. All workers do their n-th step before any does its next one, so what else the machine does falls on all of them.
-Seconds are the process's CPU time, wall time where a worker has several threads.
+step. All workers have their n-th turn before any has its next one, so what else the machine does falls on all of them.
+A turn is two steps, and the second one counts: while others had theirs, caches, and on some machines pages, were taken
+away. Seconds are the process's CPU time, wall time where a worker has several threads.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class Worker:
         print(file=self._process.stdin, flush=True)
         return self._answer()
 
+    def turn(self) -> list[dict[str, Any]]:
+        """A step that does not count, and one that does."""
+        return [self.step() | {"counts": False}, self.step() | {"counts": True}]
+
     def __enter__(self) -> Worker:
         return self
 
@@ -62,20 +67,20 @@ class Worker:
 def in_turn(
     makers: Mapping[str, Callable[[], Worker]], rounds: int, *, warm_up: int = 1
 ) -> dict[str, list[dict[str, Any]]]:
-    """What each worker answered to `rounds` steps, after `warm_up` that are not counted."""
+    """What each worker answered to the steps of `rounds` turns, after `warm_up` turns that are left out."""
     with ExitStack() as stack:
         workers = {name: stack.enter_context(make()) for name, make in makers.items()}
         for worker in [*workers.values()] * warm_up:
-            worker.step()
+            worker.turn()
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
         start_s = time.monotonic()
         for number in range(rounds):
             for name, worker in workers.items():
-                answers[name].append(worker.step())
+                answers[name] += worker.turn()
             spent_s = time.monotonic() - start_s
             print(progress_text("in turn", number + 1, rounds, "rounds", spent_s), file=sys.stderr, flush=True)
     return answers
 
 
 def seconds_of(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
-    return {name: [answer["seconds"] for answer in given] for name, given in answers.items()}
+    return {name: [answer["seconds"] for answer in given if answer["counts"]] for name, given in answers.items()}
