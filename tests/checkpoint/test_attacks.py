@@ -276,7 +276,7 @@ def test_an_index_may_be_wrong(folder: Path) -> None:
             open_checkpoint(index)
         assert type(caught.value).__module__ == "spikemesh.errors"
     index = write_index(folder, json.dumps({"weight_map": {"w": "1.safetensors"}}))
-    assert open_checkpoint(index).left_out == ("extra",)
+    assert open_checkpoint(index).left_out == ("1.safetensors: extra",)
     index = write_index(folder, '{"weight_map": {}}')
     with pytest.raises(CheckpointError, match="no tensors to merge"):
         merge([index], out=folder / "out.safetensors")
