@@ -22,7 +22,6 @@ constexpr int kWide = 4, kRegisters = 32;
 #else
 constexpr int kWide = 4, kRegisters = 16;
 #endif
-constexpr int kWidest = 16;  // of any instruction set
 
 typedef float Floats __attribute__((vector_size(4 * kWide)));
 typedef int32_t Ints __attribute__((vector_size(4 * kWide)));  // also masks: all ones is true
